@@ -1,0 +1,168 @@
+"""Every option, limit and default, and where an option's value comes from.
+
+An option is set, in this order of precedence, by the command line, by the environment (`STIGMER_<NAME>`), by the
+configuration file (`~/.stigmer/config.yaml`, a file shared with the platform's other tools: keys that are not ours
+are left alone), or it has its default. `StoreOptions` holds what the embedded store takes, with the same defaults.
+
+Imports nothing of Stigmer but errors. Sizes are in bytes, times in the unit that ends the name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stigmer.errors import InvalidArgument
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- limits ----------------------------------------------------------------------------------------------
+
+SEGMENT_BYTES_DEFAULT = 64 * MIB
+"""A segment that has reached this size is sealed and the next one started."""
+SEGMENT_BYTES_MIN = 4 * KIB
+
+VALUE_BYTES_DEFAULT = 16 * MIB
+"""The largest value of one resource."""
+COMMIT_BYTES_MAX = 64 * MIB
+"""The largest commit, as a serialized message; also the largest message the daemon receives."""
+COMMIT_EVENTS_MAX = 100_000
+
+GROUP_BYTES_MAX = 16 * MIB
+"""A group takes no further commit once it holds this much, so that one fsync stays short."""
+QUEUE_BYTES_MAX = 128 * MIB
+"""Commits waiting for the writer; a caller beyond that gets `ResourceExhausted` (daemon) or waits (embedded)."""
+
+OPEN_CHECK_BYTES = 64 * MIB
+"""Opening verifies at least this much of the end of the log, beside the whole of its last segment."""
+
+MAP_BYTES_DEFAULT = 16 * GIB if sys.maxsize > 2**32 else 1 * GIB
+"""The first size of the LMDB map: address space, not memory. It doubles when it is full."""
+
+REQUEST_IDS_KEPT = 262_144
+"""The store remembers the request ids of this many commits, the last ones."""
+
+PAGE_BYTES_MAX = 1 * MIB
+"""A page of a List and a batch of a Tail hold about this much; existing clients receive at most 4 MiB."""
+LIST_LIMIT_MAX = 1_000_000
+
+TAILS_MAX = 1_000
+"""Tails that one daemon serves at a time."""
+
+DAEMON_LOG_BYTES = 8 * MIB
+DAEMON_LOG_FILES = 3
+
+DRAIN_SECONDS = 5.0
+"""How long a daemon that was told to stop waits for calls under way."""
+
+ADDR_DEFAULT = "127.0.0.1:50051"
+
+
+class Durability(StrEnum):
+    """When a commit is acknowledged."""
+
+    FSYNC = "fsync"
+    """After it is on disk: survives a power cut. The default."""
+    INTERVAL = "interval"
+    """At once; the log is synced every `sync_interval_ms`: a power cut may lose that much. A crash of the process loses nothing."""
+    OS = "os"
+    """At once; the operating system writes when it likes. A crash of the process loses nothing."""
+
+
+class StoreOptions(msgspec.Struct, frozen=True):
+    """What an embedded store can be told."""
+
+    durability: Durability = Durability.FSYNC
+    sync_interval_ms: int = 100
+    """Only for `interval`."""
+    segment_bytes: int = SEGMENT_BYTES_DEFAULT
+    value_bytes_max: int = VALUE_BYTES_DEFAULT
+    map_bytes: int = MAP_BYTES_DEFAULT
+    request_ids_kept: int = REQUEST_IDS_KEPT
+    open_check_bytes: int = OPEN_CHECK_BYTES
+
+    def checked(self) -> StoreOptions:
+        """Give the options back, or raise `InvalidArgument` naming the one that is out of bounds."""
+        for name, least, most in (
+            ("sync_interval_ms", 1, 60_000),
+            ("segment_bytes", SEGMENT_BYTES_MIN, 4 * GIB),
+            ("value_bytes_max", 1, COMMIT_BYTES_MAX - 4 * KIB),
+            ("map_bytes", 64 * KIB, 1 << 46),
+            ("request_ids_kept", 1, 1 << 32),
+            ("open_check_bytes", 0, 1 << 46),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InvalidArgument(name, f"{value} is out of bounds: {least} to {most}")
+        return self
+
+
+# --- options of the command line ---------------------------------------------------------------------------
+
+
+class Option(msgspec.Struct, frozen=True):
+    """An option that can come from the command line, the environment or the configuration file."""
+
+    name: str
+    """As on the command line, without the dashes."""
+    default: str
+    help: str
+    file_key: str | None = None
+    """The dotted key in the configuration file, where it can be set there."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "STIGMER_" + self.name.upper().replace("-", "_")
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("addr", ADDR_DEFAULT, "Where the daemon is: HOST:PORT or unix:PATH.", "backend.local.endpoint"),
+    Option("data-dir", "~/.stigmer/data", "The data directory.", "backend.local.data_dir"),
+    Option("output", "table", "How to print: table, wide, yaml, json, jsonl or name."),
+    Option("color", "auto", "Colour and progress bars: auto, always or never."),
+    Option("timeout", "10s", "How long to wait for the daemon, such as 500ms, 10s or 2m."),
+)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """An option's value and where it came from: "option", a variable, a file with its key, or "default"."""
+
+    option: Option
+    value: str
+    origin: str
+
+
+def config_file_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Give the path of the configuration file: `STIGMER_CONFIG`, else `~/.stigmer/config.yaml`."""
+    named = environ.get("STIGMER_CONFIG")
+    return Path(named) if named else Path("~/.stigmer/config.yaml").expanduser()
+
+
+def resolve(
+    option: Option, given: str | None, environ: Mapping[str, str], file: Mapping[str, Any], file_path: Path
+) -> Setting:
+    """Give the value of an option and its origin.
+
+    `given` is what the command line said, `file` the parsed configuration file (empty where there is none).
+    """
+    if given is not None:
+        return Setting(option, given, "option")
+    from_environment = environ.get(option.variable)
+    if from_environment:
+        return Setting(option, from_environment, option.variable)
+    if option.file_key is not None:
+        found: Any = file
+        for part in option.file_key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, str | int | float) and str(found):
+            return Setting(option, str(found), f"{file_path} ({option.file_key})")
+    return Setting(option, option.default, "default")

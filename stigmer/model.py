@@ -1,0 +1,186 @@
+"""The values that go in and out of a store: the same for the embedded `Store` and both clients.
+
+Values are frozen. Times are kept as whole nanoseconds since 1970 UTC (`..._ns`), because that is what the log
+holds; the properties without the suffix give an aware `datetime`, to the microsecond.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import NewType
+
+import msgspec
+
+Revision = NewType("Revision", int)
+"""The number of an event: 1, 2, 3, ... over the whole store."""
+
+
+def to_datetime(time_ns: int) -> datetime:
+    """Give the aware UTC datetime of nanoseconds since 1970, cut to the microsecond."""
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest_ns // 1000)
+
+
+class Op(enum.StrEnum):
+    """What an event did to its resource."""
+
+    SAVE = "save"
+    DELETE = "delete"
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """What is stored under a kind and an id, as of now."""
+
+    kind: str
+    id: str
+    value: bytes
+    revision: Revision
+    """Of the last event."""
+    created_revision: Revision
+    """Of the event that created it; starts anew when it is deleted and saved again."""
+    created_at_ns: int
+    updated_at_ns: int
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was created, in UTC."""
+        return to_datetime(self.created_at_ns)
+
+    @property
+    def updated_at(self) -> datetime:
+        """When its last event was committed, in UTC."""
+        return to_datetime(self.updated_at_ns)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One change of one resource, as a tail gives it."""
+
+    revision: Revision
+    op: Op
+    kind: str
+    id: str
+    value: bytes
+    """Empty for a delete."""
+    time_ns: int
+
+    @property
+    def time(self) -> datetime:
+        """When it was committed, in UTC."""
+        return to_datetime(self.time_ns)
+
+
+class Save(msgspec.Struct, frozen=True):
+    """A change to put into a commit: the resource's value becomes `value`."""
+
+    kind: str
+    id: str
+    value: object
+    """Bytes, or a protobuf message."""
+    expected_revision: int | None = None
+    """Only if the resource's revision is this; 0: only if it does not exist; None: whatever is there."""
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """A change to put into a commit: the resource is no more."""
+
+    kind: str
+    id: str
+    expected_revision: int | None = None
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """The revisions of a commit's events: `first_revision` to `last_revision`, dense."""
+
+    first_revision: Revision
+    last_revision: Revision
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some resources of a kind, in the order of their ids; `next_page_token` where there are more."""
+
+    resources: list[Resource]
+    next_page_token: str | None = None
+
+    def __iter__(self) -> Iterator[Resource]:
+        return iter(self.resources)
+
+    def __len__(self) -> int:
+        return len(self.resources)
+
+
+class SegmentInfo(msgspec.Struct, frozen=True):
+    """One file of the log."""
+
+    name: str
+    first_revision: int
+    last_revision: int
+    """0 where it has no event yet."""
+    bytes: int
+    sealed: bool
+    created_at_ns: int
+
+
+class FrameInfo(msgspec.Struct, frozen=True):
+    """One commit as it lies on disk."""
+
+    segment: str
+    offset: int
+    bytes: int
+    """Header and payload."""
+    first_revision: int
+    event_count: int
+    group_first_revision: int
+    time_ns: int
+    flags: int
+    payload_crc32c: int
+    payload: bytes
+    """A serialized stigmer.log.v1.Commit."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A store, looked at from outside."""
+
+    version: str
+    store_id: str
+    data_dir: str
+    pid: int
+    started_at_ns: int
+    durability: str
+    revision: int
+    segments: int
+    log_bytes: int
+    views_bytes: int
+    generation: int
+    checkpoints: dict[str, int]
+    resources: int
+    recovery: list[str]
+    """What opening the log found and did, in sentences; empty after a clean end."""
+    listen: list[str] = []
+    tails: int = 0
+
+
+class FoldProgress(msgspec.Struct, frozen=True):
+    """How far a replay or a verify is: `phase` is "fold" (counts events) or "compare" (counts rows)."""
+
+    phase: str
+    completed: int
+    total: int
+
+
+class FoldReport(msgspec.Struct, frozen=True):
+    """What a replay or a verify found.
+
+    `examples` holds the first few differences, each "view: key: what differs".
+    """
+
+    revision: int
+    rows: int
+    differences: int
+    examples: list[str]
+    generation: int
+    seconds: float
+
+
+ProgressCallback = Callable[[FoldProgress], None]
