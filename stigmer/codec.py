@@ -1,0 +1,114 @@
+"""Between the values of `stigmer.model` and the messages of `stigmer.pb`: one place for the store and the clients.
+
+Owns no state and does no I/O. What is stored or sent is decided by the messages; this module only turns one form
+into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from google.protobuf.message import DecodeError, Message
+
+from stigmer import names
+from stigmer.errors import InvalidArgument
+from stigmer.model import Delete, Event, Op, Resource, Revision, Save
+from stigmer.pb import log_pb2, store_pb2
+
+_SAVE = log_pb2.Event.OP_SAVE
+_DELETE = log_pb2.Event.OP_DELETE
+
+
+def value_bytes(value: object) -> bytes:
+    """Give the bytes of a value: bytes as they are, a protobuf message serialized."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Message):
+        # Deterministic, so that the same message saved twice is the same value (maps have no order of their own).
+        return value.SerializeToString(deterministic=True)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise InvalidArgument("value", f"must be bytes or a protobuf message, not {type(value).__name__}")
+
+
+def _check_text(text: object, field: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidArgument(field, f"must be a string, not {type(text).__name__}")
+
+
+def commit_payload(changes: Sequence[Save | Delete], request_id: str | None) -> bytes:
+    """Serialize changes as a `Commit`, names checked. Raises `InvalidArgument` naming the field."""
+    commit = log_pb2.Commit()
+    if request_id is not None:
+        _check_text(request_id, "request_id")
+        names.check_request_id(request_id)
+        commit.request_id = request_id
+    single = len(changes) == 1
+    for index, change in enumerate(changes):
+        if not isinstance(change, Save | Delete):
+            raise InvalidArgument(f"changes[{index}]", f"must be Save or Delete, not {type(change).__name__}")
+        where = "" if single else f"changes[{index}]."
+        _check_text(change.kind, where + "kind")
+        _check_text(change.id, where + "id")
+        names.check_kind(change.kind, where + "kind")
+        names.check_id(change.id, where + "id")
+        event = commit.events.add(kind=change.kind, id=change.id)
+        if isinstance(change, Save):
+            event.op = _SAVE
+            event.value = value_bytes(change.value)
+        else:
+            event.op = _DELETE
+        if change.expected_revision is not None:
+            if not 0 <= change.expected_revision < 1 << 64:
+                raise InvalidArgument(where + "expected_revision", f"{change.expected_revision} is not a revision")
+            event.expected_revision = change.expected_revision
+    return commit.SerializeToString()
+
+
+def decode_commit(payload: bytes) -> log_pb2.Commit:
+    """Parse a serialized `Commit`. Raises `InvalidArgument` where the bytes are not one."""
+    try:
+        return log_pb2.Commit.FromString(payload)
+    except DecodeError as error:
+        raise InvalidArgument("commit", f"is not a serialized stigmer.log.v1.Commit ({error})") from error
+
+
+def resource_of(message: bytes) -> Resource:
+    """Decode a serialized `stigmer.store.v1.Resource`."""
+    m = store_pb2.Resource.FromString(message)
+    return Resource(
+        m.kind,
+        m.id,
+        m.value,
+        Revision(m.revision),
+        Revision(m.created_revision),
+        m.created_at_ns,
+        m.updated_at_ns,
+    )
+
+
+def matching(
+    commit: log_pb2.Commit, kinds: Collection[str] | None, prefix: str | None
+) -> Iterator[tuple[int, log_pb2.Event]]:
+    """Give the events of a commit that pass a tail's filter, each with its place in the commit."""
+    for index, event in enumerate(commit.events):
+        if kinds and event.kind not in kinds:
+            continue
+        if prefix and not event.id.startswith(prefix):
+            continue
+        yield index, event
+
+
+def event_of(event: log_pb2.Event, revision: int, time_ns: int) -> Event:
+    """Turn one event of a commit into the `Event` that a tail gives."""
+    op = Op.SAVE if event.op == _SAVE else Op.DELETE
+    return Event(Revision(revision), op, event.kind, event.id, event.value, time_ns)
+
+
+def events_of(committed: Iterable[store_pb2.CommittedEvents], after: int) -> Iterator[Event]:
+    """Give the events of a tail's answer whose revision is above `after`."""
+    for one in committed:
+        revisions = one.revisions or range(one.first_revision, one.first_revision + len(one.commit.events))
+        for revision, event in zip(revisions, one.commit.events, strict=True):
+            if revision > after:
+                yield event_of(event, revision, one.time_ns)
