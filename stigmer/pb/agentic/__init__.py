@@ -1,0 +1,1 @@
+"""Code generated from proto/ by tools/gen_proto. Do not edit."""

@@ -1,0 +1,122 @@
+"""The kinds of resources: which there are, what each is called, and which message holds it.
+
+Owns no table: a message with the option `stigmer.rules.v1.resource` is a kind, and the option has its facts. The
+generated modules are imported at the first question, not when this module is, so that a command that asks for no
+kind does not pay for them.
+
+The store itself knows none of this: a kind that is not found here is in order and its values stay bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+
+import msgspec
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """The facts of one kind of resource."""
+
+    name: str
+    """In the store's keys and on the command line: "agent_execution"."""
+    plural: str
+    message_name: str
+    """In the `kind` field of manifests: "AgentExecution"."""
+    id_prefix: str
+    number: int
+    """In ApiResourceKind, which references use."""
+    api_version: str
+    versioned: bool
+    """Whether every version is kept under its own hash."""
+    shared_slugs: bool
+    """Whether two resources of one organization may have the same slug; executions may."""
+    message_class: type[Message]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The descriptor of the message that holds a resource of this kind."""
+        return self.message_class.DESCRIPTOR
+
+
+@functools.cache
+def all_kinds() -> tuple[Kind, ...]:
+    """Give every kind, in the order of their numbers."""
+    from stigmer.pb import agentic
+
+    found: list[Kind] = []
+    for module_info in pkgutil.iter_modules(agentic.__path__):
+        module = importlib.import_module(f"{agentic.__name__}.{module_info.name}")
+        for descriptor in module.DESCRIPTOR.message_types_by_name.values():
+            if (kind := _kind_of(descriptor)) is not None:
+                found.append(kind)
+    return tuple(sorted(found, key=lambda kind: kind.number))
+
+
+def _kind_of(descriptor: Descriptor) -> Kind | None:
+    from stigmer.pb import rules_pb2
+
+    options = descriptor.GetOptions()
+    if not options.HasExtension(rules_pb2.resource):
+        return None
+    facts = options.Extensions[rules_pb2.resource]
+    api_version = descriptor.fields_by_name["api_version"].GetOptions().Extensions[rules_pb2.rules]
+    return Kind(
+        name=facts.name,
+        plural=facts.plural,
+        message_name=descriptor.name,
+        id_prefix=facts.id_prefix,
+        number=facts.number,
+        api_version=api_version.const,
+        versioned=facts.versioned,
+        shared_slugs=facts.shared_slugs,
+        message_class=GetMessageClass(descriptor),
+    )
+
+
+def _folded(text: str) -> str:
+    return text.casefold().replace("-", "").replace("_", "")
+
+
+@functools.cache
+def _by_folded_name() -> dict[str, Kind]:
+    return {
+        _folded(name): kind
+        for kind in all_kinds()
+        for name in (kind.id_prefix, kind.plural, kind.message_name, kind.name)
+    }
+
+
+def find(text: str) -> Kind | None:
+    """Give the kind that `text` names, or None.
+
+    A kind is named by its singular, its plural, its message's name or its id prefix; upper and lower case are the
+    same, and so are "_", "-" and nothing between words.
+    """
+    return _by_folded_name().get(_folded(text))
+
+
+def by_number(number: int) -> Kind | None:
+    """Give the kind that has this number in ApiResourceKind, or None."""
+    return next((kind for kind in all_kinds() if kind.number == number), None)
+
+
+def store_name(text: str) -> str:
+    """Give the kind in the store's keys for what a person typed: a known kind's name, or the text as it is."""
+    kind = find(text)
+    return kind.name if kind is not None else text
+
+
+def decode(kind: Kind | str, value: bytes) -> Message | None:
+    """Parse a stored value as the message of its kind; None where the kind is unknown or the bytes are not one."""
+    known = find(kind) if isinstance(kind, str) else kind
+    if known is None:
+        return None
+    try:
+        return known.message_class.FromString(value)
+    except DecodeError:
+        return None
