@@ -72,7 +72,7 @@ class Durability(StrEnum):
     FSYNC = "fsync"
     """After it is on disk: survives a power cut. The default."""
     INTERVAL = "interval"
-    """At once; the log is synced every `sync_interval_ms`: a power cut may lose that much. A crash of the process loses nothing."""
+    """At once; the log is synced every `sync_interval_ms`: a power cut may lose that much, a crash nothing."""
     OS = "os"
     """At once; the operating system writes when it likes. A crash of the process loses nothing."""
 

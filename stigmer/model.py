@@ -6,6 +6,7 @@ holds; the properties without the suffix give an aware `datetime`, to the micros
 
 from __future__ import annotations
 
+import builtins
 import enum
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -135,7 +136,7 @@ class FrameInfo(msgspec.Struct, frozen=True):
     time_ns: int
     flags: int
     payload_crc32c: int
-    payload: bytes
+    payload: builtins.bytes
     """A serialized stigmer.log.v1.Commit."""
 
 

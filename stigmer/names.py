@@ -33,9 +33,7 @@ _SHOWN_LENGTH_MAX = 80
 def shown(text: str) -> str:
     """Quote text from outside so that it can be shown on a terminal: escaped, at most 80 characters of it."""
     cut = text if len(text) <= _SHOWN_LENGTH_MAX else text[:_SHOWN_LENGTH_MAX] + "..."
-    safe = "".join(
-        c if c.isprintable() or c == " " else c.encode("unicode_escape").decode("ascii") for c in cut
-    )
+    safe = "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode("ascii") for c in cut)
     return f'"{safe}"'
 
 
@@ -68,7 +66,7 @@ def _check_unusual_id(id: str, field: str) -> None:
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
             raise InvalidArgument(
                 field,
-                f"{shown(id)} contains U+{ord(character):04X}: control, format and surrogate characters are not allowed",
+                f"{shown(id)} contains U+{ord(character):04X}: control and invisible characters are not allowed",
             )
     if id != id.strip():
         raise InvalidArgument(field, f"{shown(id)} must not begin or end with a space")

@@ -1,0 +1,94 @@
+"""What the log asks of the file system, and nothing more.
+
+Each function says what is durable when it returns. No function retries an fsync: after a failed one the kernel may
+have dropped the pages, so a second that succeeds would prove nothing (docs/ARCHITECTURE.md, "Crash and damage").
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+
+# One writev takes at most IOV_MAX buffers, 1024 on Linux and macOS.
+_BUFFERS_MAX = 1024
+# Joining small buffers costs less than describing each to the kernel.
+_JOIN_BYTES_MAX = 512 * 1024
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors that mean "no room", which pass when room is made."""
+
+
+def write_at(fd: int, buffers: Sequence[bytes], offset: int) -> int:
+    """Write all buffers one behind the other at `offset`; give the offset behind them. Not durable yet."""
+    size = sum(map(len, buffers))
+    if size <= _JOIN_BYTES_MAX and len(buffers) > 1:
+        buffers = (b"".join(buffers),)
+    for start in range(0, len(buffers), _BUFFERS_MAX):
+        offset = _write_some(fd, list(buffers[start : start + _BUFFERS_MAX]), offset)
+    return offset
+
+
+def _write_some(fd: int, rest: list[bytes], offset: int) -> int:
+    while rest:
+        written = os.pwritev(fd, rest, offset)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        offset += written
+        # A short write is no error: go on behind what was taken.
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if rest and written:
+            rest[0] = rest[0][written:]
+    return offset
+
+
+def sync_data(fd: int) -> None:
+    """Make a file's bytes and size durable."""
+    if sys.platform == "darwin":
+        # On macOS fsync leaves the bytes in the drive's cache; F_FULLFSYNC does not.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(fd)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def create(path: str, content: bytes) -> int:
+    """Create a file with this content under its final name, durably; give a descriptor to read and write it.
+
+    After a crash either the whole file is there or nothing under that name. The mode is 0600.
+    """
+    temporary = path + ".new"
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_at(fd, (content,), 0)
+        os.fsync(fd)
+        os.rename(temporary, path)
+        sync_directory(os.path.dirname(path))
+    except BaseException:
+        os.close(fd)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return fd
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Read `size` bytes at `offset`, fewer only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    while data and len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data

@@ -1,0 +1,219 @@
+"""Opening: which segments there are, whether they are whole, and where the log ends.
+
+Owns the rule that tells an unfinished write from damage (docs/FORMAT.md, "Torn or corrupt"). An unfinished write at
+the end is cut off, kept aside and reported. Damage raises `CorruptLog` before any file has been changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import NamedTuple
+
+from stigmer.errors import CorruptLog
+from stigmer.log import format as fmt
+from stigmer.log.files import read_at, sync_data, sync_directory
+from stigmer.log.segment import FrameScan, Segment, crc_of, later_group_first, read_header, read_seal
+
+
+class Watermark(NamedTuple):
+    """What surviving views prove: every revision up to this one was durable in the store of that id."""
+
+    store_id: bytes
+    revision: int
+
+
+class End(NamedTuple):
+    """Where the last segment ends, and what its writer must know to go on."""
+
+    crc: int
+    """Of the whole file."""
+    time_ns: int
+    """Of the last frame."""
+
+
+def list_segments(directory: str) -> list[Segment]:
+    """Give the segments of a directory in order, headers checked; leftovers of unfinished work are removed."""
+    names = sorted(os.listdir(directory))
+    for name in names:
+        if name.endswith(fmt.SEGMENT_SUFFIX + ".new"):
+            os.unlink(os.path.join(directory, name))
+    segments: list[Segment] = []
+    for name in names:
+        stem = name.removesuffix(fmt.SEGMENT_SUFFIX)
+        if stem == name:
+            continue
+        path = os.path.join(directory, name)
+        if len(stem) != 20 or not stem.isdecimal():
+            raise CorruptLog(
+                path, 0, 0, "is not the name of a segment", hint="move the file out of the log's directory"
+            )
+        segment = Segment(directory, read_header(path))
+        if segments and segment.header.store_id != segments[0].header.store_id:
+            raise CorruptLog(
+                path,
+                0,
+                segment.first_revision,
+                "the segment is from another store",
+                hint="move the file away",
+            )
+        segments.append(segment)
+    if segments and segments[0].first_revision != 1:
+        raise CorruptLog(
+            segments[0].path, 0, 1, f"the log's first segment begins at revision {segments[0].first_revision}"
+        )
+    return segments
+
+
+def check_sealed(segments: list[Segment], check_bytes: int) -> None:
+    """Check every segment but the last: sealed, and followed by its successor; the last ones byte for byte.
+
+    `check_bytes` says how much, counted from the end of the log, is read and compared with the seals' checksums.
+    """
+    for segment, following in itertools.pairwise(segments):
+        fd = segment.open()
+        try:
+            segment.size = os.fstat(fd).st_size
+            found = read_seal(fd, segment)
+            if found is None:
+                raise _damage_in(fd, segment, "the seal at its end is damaged")
+            _offset, header, seal = found
+        finally:
+            os.close(fd)
+        segment.sealed = True
+        segment.next_revision = header.first_revision
+        segment.first_time_ns = seal.first_time_ns
+        if segment.next_revision != following.first_revision:
+            kind = "missing" if segment.next_revision < following.first_revision else "there twice"
+            raise CorruptLog(
+                following.path,
+                0,
+                segment.next_revision,
+                f"the segment before it ends at revision {segment.next_revision - 1}: revisions are {kind}",
+                hint="put the missing segment back, or restore the log from a backup",
+            )
+    for segment in reversed(segments[:-1]):
+        if check_bytes <= 0:
+            break
+        check_bytes -= segment.size
+        check_bytes_of(segment)
+
+
+def check_bytes_of(segment: Segment) -> None:
+    """Compare a sealed segment with the checksum in its seal. Raises `CorruptLog` naming the frame."""
+    fd = segment.open()
+    try:
+        found = read_seal(fd, segment)
+        if found is None or crc_of(fd, found[0]) != found[2].segment_crc:
+            raise _damage_in(fd, segment, "the segment's checksum does not match its seal")
+    finally:
+        os.close(fd)
+
+
+def _damage_in(fd: int, segment: Segment, otherwise: str) -> CorruptLog:
+    """Give the error for the first frame that is not whole, or for the segment where all are."""
+    scan = FrameScan(fd, segment, fmt.SEGMENT_HEADER_SIZE, segment.first_revision)
+    for _ in scan:
+        pass
+    return CorruptLog(segment.path, scan.offset, scan.revision, scan.problem or otherwise)
+
+
+def recover_last(segment: Segment, watermark: int, notes: list[str]) -> End:
+    """Find the end of the last segment, cut a torn tail off, and make what is left durable.
+
+    Fills in the segment's size, next revision and index. Sentences about what was done go to `notes`.
+    """
+    fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return _from_seal(fd, segment, watermark) or _from_frames(fd, segment, watermark, notes)
+    finally:
+        os.close(fd)
+
+
+def _from_seal(fd: int, segment: Segment, watermark: int) -> End | None:
+    """Take the seal's word where the file ends in one and the bytes before it have its checksum."""
+    found = read_seal(fd, segment)
+    if found is None:
+        return None
+    offset, header, seal = found
+    crc = crc_of(fd, offset)
+    if crc != seal.segment_crc:
+        return None
+    segment.size = os.fstat(fd).st_size
+    segment.next_revision = header.first_revision
+    segment.first_time_ns = seal.first_time_ns
+    segment.start_index(seal.entries)
+    _check_watermark(segment, watermark)
+    return End(fmt.crc32c(crc, read_at(fd, segment.size - offset, offset)), header.time_ns)
+
+
+def _from_frames(fd: int, segment: Segment, watermark: int, notes: list[str]) -> End:
+    """Walk all frames; cut the file at the first that is not whole, if it is torn."""
+    segment.start_index([])
+    time_ns = 0
+    scan = FrameScan(fd, segment, fmt.SEGMENT_HEADER_SIZE, segment.first_revision)
+    for offset, header, _payload in scan:
+        time_ns = header.time_ns
+        if header.event_count:
+            segment.note_frame(header.first_revision, offset, time_ns)
+    segment.next_revision = scan.revision
+    segment.size = scan.offset
+    if scan.problem is not None:
+        _check_torn(fd, segment, scan, watermark)
+        notes.append(_cut(fd, segment))
+    _check_watermark(segment, watermark)
+    # What was written but not synced before a crash is about to be shown, so it has to be durable first.
+    sync_data(fd)
+    return End(crc_of(fd, segment.size), time_ns)
+
+
+def _check_torn(fd: int, segment: Segment, scan: FrameScan, watermark: int) -> None:
+    """Raise `CorruptLog` unless the frame at which the scan stopped can be an unfinished write."""
+    problem = scan.problem or ""
+    if scan.revision <= watermark:
+        raise CorruptLog(segment.path, scan.offset, scan.revision, f"{problem}, and it was durable (the views have it)")
+    later = later_group_first(fd, segment, scan.offset + 1)
+    if later is not None and later[1] > scan.revision:
+        raise CorruptLog(
+            segment.path,
+            scan.offset,
+            scan.revision,
+            f"{problem}, and it was durable (the frame at offset {later[0]} was written after it had been synced)",
+        )
+
+
+def _check_watermark(segment: Segment, watermark: int) -> None:
+    if segment.next_revision <= watermark:
+        raise CorruptLog(
+            segment.path,
+            segment.size,
+            segment.next_revision,
+            f"the log ends at revision {segment.next_revision - 1}, but the views have {watermark}: "
+            "the log was cut short or exchanged",
+            hint="put the missing part of the log back from a backup; or, to accept the log as it is, move views/ away",
+        )
+
+
+def _cut(fd: int, segment: Segment) -> str:
+    """Cut the file at the segment's size, after a copy of what is cut off was made; give a sentence about it."""
+    size = os.fstat(fd).st_size
+    torn = read_at(fd, size - segment.size, segment.size)
+    kept = f"{segment.path}.{segment.size}.torn"
+    copies = 1
+    while os.path.exists(kept):
+        copies += 1
+        kept = f"{segment.path}.{segment.size}.{copies}.torn"
+    copy = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(copy, "wb", closefd=False) as file:
+            file.write(torn)
+        os.fsync(copy)
+    finally:
+        os.close(copy)
+    sync_directory(os.path.dirname(segment.path))
+    os.ftruncate(fd, segment.size)
+    sync_data(fd)
+    return (
+        f"cut off {len(torn)} bytes of an unfinished write at {segment.name}, offset {segment.size}; "
+        f"kept in {os.path.basename(kept)}"
+    )
