@@ -1,0 +1,136 @@
+"""Where a command finds the store: the daemon, or, to read while none runs, the data directory itself.
+
+Owns that decision:
+
+- `--addr` (or STIGMER_ADDR) names a daemon, and nothing else is looked at.
+- `--data-dir` (or STIGMER_DATA_DIR) without an address means the daemon that owns this directory, wherever it listens.
+- Otherwise it is the daemon at the default or configured address, and the default or configured directory.
+
+A connection is tried with a plain socket first: a refusal is known at once, without importing gRPC.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from stigmer.cli.invocation import Invocation
+from stigmer.errors import LogLocked, Unavailable
+
+if TYPE_CHECKING:
+    from stigmer.client.client import Client
+    from stigmer.store import Store
+
+    AnyStore: TypeAlias = Store | Client
+
+PROBE_SECONDS = 3.0
+
+
+def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
+    """Say whether something accepts connections at an address."""
+    try:
+        if address.startswith("unix:"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(timeout_seconds)
+                probe.connect(address.removeprefix("unix:"))
+        else:
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host.strip("[]"), int(port)), timeout_seconds):
+                pass
+    except OSError:
+        return False
+    return True
+
+
+def daemon_address(invocation: Invocation) -> str | None:
+    """Give the address of the daemon to talk to; None where the chosen data directory has no daemon."""
+    if invocation.addr_was_chosen or not invocation.data_dir_was_chosen:
+        return invocation.addr
+    return address_of_owner(invocation.data_dir)
+
+
+def address_of_owner(data_dir: str) -> str | None:
+    """Give an address at which the daemon of a data directory listens; None where none runs."""
+    from stigmer.daemon.lifecycle import read_daemon_info
+
+    info = read_daemon_info(data_dir)
+    return info.listen[0] if info is not None and info.listen else None
+
+
+@contextmanager
+def daemon(invocation: Invocation) -> Iterator[Client]:
+    """Connect to the daemon. Raises `Unavailable` where there is none."""
+    address = daemon_address(invocation)
+    if address is None or not answers(address, min(PROBE_SECONDS, invocation.timeout_seconds)):
+        raise _no_daemon(invocation, address)
+    invocation.say_more(f"daemon at {address}")
+    with _connected(invocation, address) as client:
+        yield client
+
+
+@contextmanager
+def reader(invocation: Invocation) -> Iterator[AnyStore]:
+    """Connect to the daemon or, where none runs, open the data directory itself."""
+    address = daemon_address(invocation)
+    if address is not None and answers(address, min(PROBE_SECONDS, invocation.timeout_seconds)):
+        invocation.say_more(f"daemon at {address}")
+        with _connected(invocation, address) as client:
+            yield client
+        return
+    only_daemon = invocation.addr_was_chosen and not invocation.data_dir_was_chosen
+    if only_daemon or (not invocation.data_dir_was_chosen and not os.path.lexists(invocation.data_dir)):
+        raise _no_daemon(invocation, address)
+    from stigmer.config import StoreOptions
+    from stigmer.store import Store
+
+    what = f"no daemon at {address}" if address is not None else "no daemon"
+    try:
+        store = Store.open(invocation.data_dir, StoreOptions(), command="stigmer (reading)", create=False)
+    except LogLocked as error:
+        raise _no_daemon(invocation, address, error) from error
+    try:
+        invocation.say(f"{what}; reading {invocation.data_dir_shown} directly")
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _connected(invocation: Invocation, address: str) -> Iterator[Client]:
+    from stigmer.client import connect
+
+    client = connect(address, timeout=invocation.timeout_seconds)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _no_daemon(invocation: Invocation, address: str | None, locked: LogLocked | None = None) -> Unavailable:
+    """Say that there is no daemon, and what to do about it."""
+    here = f" --data-dir {invocation.data_dir_shown}" if invocation.data_dir_was_chosen else ""
+    start = f"start one with `stigmer daemon --detach{here}`"
+    if address is None:
+        message = f"no daemon for data directory {invocation.data_dir_shown}"
+        if locked is not None and locked.pid:
+            return Unavailable(
+                message, hint=f"pid {locked.pid} is using it ({locked.command or 'embedded'}); try again"
+            )
+        return Unavailable(message, hint=start)
+    message = f"no daemon at {address}"
+    elsewhere = address_of_owner(invocation.data_dir)
+    if elsewhere is not None and elsewhere != address:
+        shown = invocation.data_dir_shown
+        return Unavailable(
+            message, hint=f"the daemon of {shown} listens on {elsewhere}: use --addr {elsewhere}, or set STIGMER_ADDR"
+        )
+    if locked is not None and locked.pid:
+        return Unavailable(f"{message}, and {locked.message}", hint=locked.hint)
+    if invocation.addr_was_chosen:
+        return Unavailable(
+            message, hint=f"start one with `stigmer daemon --detach --listen {address}`, or change --addr"
+        )
+    return Unavailable(message, hint=f"{start}, or set STIGMER_ADDR")

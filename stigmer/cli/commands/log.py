@@ -1,0 +1,145 @@
+"""`log info`, `log segments`, `log cat`: what is on disk."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from stigmer.cli.invocation import Invocation
+from stigmer.cli.options import Command, Group, pass_invocation
+
+
+@click.group("log", cls=Group)
+def log_command() -> None:
+    """Look inside the log."""
+
+
+@log_command.command("info", cls=Command)
+@pass_invocation
+def log_info(invocation: Invocation) -> None:
+    """Print how large the log is, where it ends and how far the views are."""
+    from stigmer.cli import backend
+    from stigmer.cli.output import write_record
+    from stigmer.cli.units import home_shortened, size
+
+    with backend.reader(invocation) as store:
+        status = store.status()
+    if invocation.output in ("yaml", "json", "jsonl"):
+        record: dict[str, object] = {
+            "store_id": status.store_id,
+            "data_dir": status.data_dir,
+            "revision": status.revision,
+            "segments": status.segments,
+            "log_bytes": status.log_bytes,
+            "views_bytes": status.views_bytes,
+            "generation": status.generation,
+            "checkpoints": dict(sorted(status.checkpoints.items())),
+            "resources": status.resources,
+            "durability": str(status.durability),
+            "recovery": list(status.recovery),
+        }
+        write_record(record, invocation.output)
+        return
+    behind = {name: at for name, at in sorted(status.checkpoints.items()) if at != status.revision}
+    views = ", ".join(f"{name} at {at}" for name, at in behind.items()) or "up to date"
+    print(f"store     {status.store_id}")
+    print(f"data      {home_shortened(status.data_dir)}")
+    print(f"log       {_count(status.segments, 'segment')}, {size(status.log_bytes)}, revision {status.revision}")
+    print(f"views     generation {status.generation}, {size(status.views_bytes)}, {views}")
+    print(f"holds     {_count(status.resources, 'resource')}")
+    for sentence in status.recovery:
+        print(f"recovery  {sentence}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@log_command.command("segments", cls=Command)
+@pass_invocation
+def log_segments(invocation: Invocation) -> None:
+    """List the files of the log."""
+    from stigmer.cli import backend
+    from stigmer.cli.output import rfc3339, table, write_records
+    from stigmer.cli.units import age, size
+
+    with backend.reader(invocation) as store:
+        segments = store.segments()
+    match invocation.output:
+        case "name":
+            for segment in segments:
+                print(segment.name)
+        case "table" | "wide":
+            table(
+                ("NAME", "FIRST", "LAST", "SIZE", "STATE", "AGE"),
+                [
+                    (
+                        segment.name,
+                        segment.first_revision,
+                        segment.last_revision or "-",
+                        size(segment.bytes),
+                        "sealed" if segment.sealed else "active",
+                        age(time.time() - segment.created_at_ns / 1e9),
+                    )
+                    for segment in segments
+                ],
+            )
+        case output:
+            records: list[dict[str, object]] = [
+                {
+                    "name": segment.name,
+                    "first_revision": segment.first_revision,
+                    "last_revision": segment.last_revision,
+                    "bytes": segment.bytes,
+                    "sealed": segment.sealed,
+                    "created_at": rfc3339(segment.created_at_ns),
+                }
+                for segment in segments
+            ]
+            write_records(iter(records), output)
+
+
+@log_command.command("cat", cls=Command)
+@click.argument("revision", type=click.IntRange(min=1))
+@pass_invocation
+def log_cat(invocation: Invocation, revision: int) -> None:
+    """Print the frame that holds REVISION: its place on disk, its header, and its events."""
+    from stigmer.cli import backend
+    from stigmer.cli.output import rfc3339, write_record
+    from stigmer.cli.shown import value_shown
+    from stigmer.codec import decode_commit, event_of
+
+    with backend.reader(invocation) as store:
+        frame = store.frame(revision)
+    commit = decode_commit(frame.payload)
+    events: list[dict[str, object]] = []
+    for index, stored in enumerate(commit.events):
+        event = event_of(stored, frame.first_revision + index, frame.time_ns)
+        shown: dict[str, object] = {
+            "revision": event.revision,
+            "change": str(event.op),
+            "kind": event.kind,
+            "id": event.id,
+        }
+        if stored.HasField("expected_revision"):
+            shown["expected_revision"] = stored.expected_revision
+        if event.op == "save":
+            shown["size"] = len(event.value)
+            shown |= value_shown(event.kind, event.value, invocation.show_secrets)
+        events.append(shown)
+    record: dict[str, object] = {
+        "segment": frame.segment,
+        "offset": frame.offset,
+        "bytes": frame.bytes,
+        "first_revision": frame.first_revision,
+        "event_count": frame.event_count,
+        "group_first_revision": frame.group_first_revision,
+        "time": rfc3339(frame.time_ns),
+        "flags": f"{frame.flags:#010x}",
+        "payload_crc32c": f"{frame.payload_crc32c:08x}",
+    }
+    if commit.request_id:
+        record["request_id"] = commit.request_id
+    record["events"] = events
+    write_record(record, invocation.output if invocation.output in ("json", "jsonl") else "yaml")

@@ -1,0 +1,55 @@
+"""What a shell offers while a person types: kinds, and where the daemon answers at once, resources.
+
+Owns no error: completion that fails offers nothing. The imports are inside, because the declarations are imported
+with every command.
+"""
+
+from __future__ import annotations
+
+import click
+
+ANSWER_SECONDS = 0.3
+"""Nobody waits longer than this for a completion."""
+OFFERED_MAX = 200
+
+
+def complete_kind(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Offer the kinds that start with what was typed."""
+    try:
+        from stigmer.resources import kinds
+
+        return [kind.name for kind in kinds.all_kinds() if kind.name.startswith(text)]
+    except Exception:
+        return []
+
+
+def complete_kind_or_reference(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
+    """Offer kinds; behind a kind, or behind `KIND/`, its resources."""
+    try:
+        kind, slash, start = text.partition("/")
+        if slash:
+            return [f"{kind}/{id}" for id in _ids(context, kind, start)]
+        typed = context.params.get("arguments") or ()
+        if typed:
+            return _ids(context, typed[0], text)
+    except Exception:
+        return []
+    return complete_kind(context, parameter, text)
+
+
+def _ids(context: click.Context, kind: str, start: str) -> list[str]:
+    from stigmer.cli.backend import answers, daemon_address
+    from stigmer.cli.invocation import Invocation
+
+    address = daemon_address(context.ensure_object(Invocation))
+    if address is None or not answers(address, ANSWER_SECONDS):
+        return []
+    from stigmer.client import connect
+    from stigmer.resources import kinds
+
+    client = connect(address, timeout=ANSWER_SECONDS)
+    try:
+        page = client.list(kinds.store_name(kind), prefix=start, limit=OFFERED_MAX)
+        return [resource.id for resource in page]
+    finally:
+        client.close()

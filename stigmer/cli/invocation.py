@@ -1,0 +1,185 @@
+"""One call of the command line: its settings, and where each came from.
+
+Owns the meaning of the global options' values and the messages to stderr. A setting is looked up when a command asks
+for it, so that a command that needs no daemon does not fail on a bad address. Knows no store and no daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from stigmer.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from stigmer.config import Setting
+
+
+class Invocation:
+    """The settings of one call, by the precedence option, environment, file, default."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = os.environ if environ is None else environ
+        self.given: dict[str, Any] = {}
+        """What the command line said, by the option's name."""
+
+    def setting(self, name: str) -> Setting:
+        """Give an option's value and its origin."""
+        from stigmer import config
+
+        option = next(option for option in config.OPTIONS if option.name == name)
+        path = config.config_file_path(self.environ)
+        # The file is read only where it can decide: parsing YAML costs more than the rest of a short command.
+        decided = name in self.given or bool(self.environ.get(option.variable)) or option.file_key is None
+        file = {} if decided else self._file
+        return config.resolve(option, self.given.get(name), self.environ, file, path)
+
+    def settings(self) -> list[Setting]:
+        """Give every option's value and origin."""
+        from stigmer import config
+
+        return [self.setting(option.name) for option in config.OPTIONS]
+
+    @cached_property
+    def _file(self) -> Mapping[str, Any]:
+        from stigmer import config
+
+        path = config.config_file_path(self.environ)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(str(path), f"cannot be read: {error}") from error
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+        try:
+            content = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+            where = f"line {mark.line + 1}: " if mark is not None else ""
+            problem = error.problem if isinstance(error, MarkedYAMLError) else str(error).splitlines()[0]
+            raise InvalidArgument(str(path), f"{where}not YAML: {problem}") from error
+        return content if isinstance(content, Mapping) else {}
+
+    def _named(self, setting: Setting) -> str:
+        """Name a setting's origin in an error."""
+        return f"--{setting.option.name}" if setting.origin == "option" else setting.origin
+
+    def _choice(self, name: str, choices: tuple[str, ...]) -> str:
+        setting = self.setting(name)
+        if setting.value not in choices:
+            listed = ", ".join(choices[:-1]) + " or " + choices[-1]
+            raise InvalidArgument(self._named(setting), f'"{setting.value}" is not one of {listed}')
+        return setting.value
+
+    def _flag(self, name: str) -> bool:
+        if self.given.get(name):
+            return True
+        variable = "STIGMER_" + name.upper().replace("-", "_")
+        value = self.environ.get(variable, "").lower()
+        if value in ("1", "true", "yes", "on"):
+            return True
+        if value in ("", "0", "false", "no", "off"):
+            return False
+        raise InvalidArgument(variable, f'"{value}" is neither true nor false')
+
+    @cached_property
+    def quiet(self) -> bool:
+        """Print data and errors only."""
+        return self._flag("quiet")
+
+    @cached_property
+    def verbose(self) -> bool:
+        """Say more, and show tracebacks."""
+        return self._flag("verbose")
+
+    @cached_property
+    def show_secrets(self) -> bool:
+        """Print the values of secrets."""
+        return self._flag("show-secrets")
+
+    @cached_property
+    def color(self) -> str:
+        """When to colour: "auto", "always" or "never"."""
+        return self._choice("color", ("auto", "always", "never"))
+
+    @cached_property
+    def timeout_seconds(self) -> float:
+        """How long to wait for the daemon."""
+        from stigmer.cli.units import parse_duration
+
+        setting = self.setting("timeout")
+        return parse_duration(setting.value, self._named(setting))
+
+    @cached_property
+    def output(self) -> str:
+        """How to print: see `options.OUTPUTS`."""
+        from stigmer.cli.options import OUTPUTS
+
+        return self._choice("output", OUTPUTS)
+
+    @property
+    def output_was_chosen(self) -> bool:
+        """Say whether somebody chose the format, so that a command may have a better one than the default."""
+        return self.setting("output").origin != "default"
+
+    @cached_property
+    def addr(self) -> str:
+        """The daemon's address, HOST:PORT or unix:PATH."""
+        setting = self.setting("addr")
+        check_address(setting.value, self._named(setting))
+        return setting.value
+
+    @property
+    def addr_was_chosen(self) -> bool:
+        """Say whether this call (not the configuration file) names the daemon's address."""
+        return self.setting("addr").origin in ("option", "STIGMER_ADDR")
+
+    @cached_property
+    def data_dir(self) -> str:
+        """The data directory, `~` expanded."""
+        return os.path.abspath(os.path.expanduser(self.setting("data-dir").value))
+
+    @property
+    def data_dir_was_chosen(self) -> bool:
+        """Say whether this call (not the configuration file) names the data directory."""
+        return self.setting("data-dir").origin in ("option", "STIGMER_DATA_DIR")
+
+    @property
+    def data_dir_shown(self) -> str:
+        """The data directory as a person would write it."""
+        from stigmer.cli.units import home_shortened
+
+        return home_shortened(self.data_dir)
+
+    def say(self, text: str) -> None:
+        """Write a remark to stderr, unless told to be quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    def say_more(self, text: str) -> None:
+        """Write a remark to stderr if asked to say more."""
+        if self.verbose:
+            print(text, file=sys.stderr)
+
+
+def check_address(address: str, field: str) -> None:
+    """Raise `InvalidArgument` unless `address` is HOST:PORT or unix:PATH."""
+    from stigmer.cli.units import visible
+
+    if address.startswith("unix:"):
+        if len(address) > len("unix:"):
+            return
+    else:
+        host, colon, port = address.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        # An IPv6 address without its brackets would be cut at its last colon.
+        named = colon and host and (":" not in host or bracketed) and "/" not in host
+        if named and port.isascii() and port.isdigit() and int(port) < 65536:
+            return
+    raise InvalidArgument(field, f'"{visible(address)}" is not an address: HOST:PORT or unix:PATH')

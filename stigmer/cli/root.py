@@ -1,0 +1,71 @@
+"""`stigmer`: the root of the commands.
+
+Owns the list of commands, each with its line of help, so that `stigmer --help` needs no other import.
+"""
+
+from __future__ import annotations
+
+import click
+
+from stigmer.cli.options import Entry, Group
+
+
+def _entry(name: str, module: str, help: str) -> Entry:
+    return Entry(name, f"stigmer.cli.commands.{module}", help)
+
+
+SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
+    (
+        "Every day",
+        (
+            _entry("apply", "apply", "Create or update resources from manifests."),
+            _entry("get", "get", "Print resources."),
+            _entry("list", "get", "List the resources of a kind, or count them per kind."),
+            _entry("delete", "delete", "Delete resources."),
+            _entry("save", "save", "Save any bytes under a kind and an id."),
+            _entry("tail", "tail", "Follow the log."),
+        ),
+    ),
+    (
+        "The daemon",
+        (_entry("daemon", "daemon", "Run the daemon; look at it, stop it, read what it wrote."),),
+    ),
+    (
+        "The log and the views",
+        (
+            _entry("log", "log", "Look inside the log."),
+            _entry("replay", "fold", "Rebuild the views from the log."),
+            _entry("verify", "fold", "Prove that the views are what the log says."),
+            _entry("import", "recording", "Bring data in from elsewhere."),
+        ),
+    ),
+    (
+        "Help",
+        (
+            _entry("kinds", "kinds", "List the kinds of resources."),
+            _entry("explain", "kinds", "Explain the fields of a kind."),
+            _entry("config", "config", "Show the settings and where they come from."),
+            _entry("completion", "completion", "Print a script that completes commands in a shell."),
+            _entry("version", "version", "Print the version."),
+        ),
+    ),
+)
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from stigmer.cli.commands.version import installed_version
+
+        print(f"stigmer {installed_version()}")
+        context.exit()
+
+
+@click.group(cls=Group, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
+def root() -> None:
+    """Keep, change and follow the resources of Stigmer.
+
+    Start with `stigmer daemon`, then `stigmer apply -f examples/` in a second terminal.
+    """

@@ -1,0 +1,71 @@
+"""Durations, sizes and ages as people write and read them.
+
+Owns both directions of the text. Imports nothing of Stigmer but errors, so that every command may use it for free.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stigmer.errors import InvalidArgument
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+
+_duration_matches = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)").fullmatch
+_size_matches = re.compile(r"(\d+)\s*([a-z]*)").fullmatch
+
+
+def parse_duration(text: str, field: str) -> float:
+    """Give the seconds that "500ms", "10s" or "2m" stand for. Raises `InvalidArgument` naming `field`."""
+    found = _duration_matches(text.strip().lower())
+    if found is None:
+        raise InvalidArgument(field, f'"{visible(text)}" is not a duration, such as 500ms, 10s or 2m')
+    seconds = float(found[1]) * _SECONDS[found[2]]
+    if not 0 < seconds < 1e9:
+        raise InvalidArgument(field, f'"{visible(text)}" is out of bounds: more than 0, less than 11,000 days')
+    return seconds
+
+
+def parse_size(text: str, field: str) -> int:
+    """Give the bytes that "4096", "64MiB" or "1g" stand for. Raises `InvalidArgument` naming `field`."""
+    found = _size_matches(text.strip().lower())
+    if found is None or found[2] not in _BYTES:
+        raise InvalidArgument(field, f'"{visible(text)}" is not a size, such as 65536, 64KiB or 16MiB')
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def age(seconds: float) -> str:
+    """Give an age in its largest whole unit: "4s", "12m", "5h", "3d"; "0s" for what lies ahead."""
+    whole = max(0, int(seconds))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= size:
+            return f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
+def size(count: int) -> str:
+    """Give a size in its largest binary unit: "512 B", "41.2 MiB"."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def visible(text: str) -> str:
+    """Escape what is not printable, so that stored text can not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def home_shortened(path: str) -> str:
+    """Write a path below the home directory with `~`."""
+    import os
+
+    home = os.path.expanduser("~")
+    if home != "/" and (path == home or path.startswith(home + "/")):
+        return "~" + path[len(home) :]
+    return path
