@@ -31,14 +31,16 @@ PROBE_SECONDS = 3.0
 
 def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
     """Say whether something accepts connections at an address."""
+    from stigmer.wire import parse_address
+
+    where = parse_address(address)
     try:
-        if address.startswith("unix:"):
+        if where.is_unix:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(timeout_seconds)
-                probe.connect(address.removeprefix("unix:"))
+                probe.connect(where.path)
         else:
-            host, _, port = address.rpartition(":")
-            with socket.create_connection((host.strip("[]"), int(port)), timeout_seconds):
+            with socket.create_connection((where.host, where.port), timeout_seconds):
                 pass
     except OSError:
         return False
@@ -54,7 +56,7 @@ def daemon_address(invocation: Invocation) -> str | None:
 
 def address_of_owner(data_dir: str) -> str | None:
     """Give an address at which the daemon of a data directory listens; None where none runs."""
-    from stigmer.daemon.lifecycle import read_daemon_info
+    from stigmer.daemon.info import read_daemon_info
 
     info = read_daemon_info(data_dir)
     return info.listen[0] if info is not None and info.listen else None

@@ -131,9 +131,10 @@ class Invocation:
     @cached_property
     def addr(self) -> str:
         """The daemon's address, HOST:PORT or unix:PATH."""
+        from stigmer.wire import parse_address
+
         setting = self.setting("addr")
-        check_address(setting.value, self._named(setting))
-        return setting.value
+        return str(parse_address(setting.value, self._named(setting)))
 
     @property
     def addr_was_chosen(self) -> bool:
@@ -166,20 +167,3 @@ class Invocation:
         """Write a remark to stderr if asked to say more."""
         if self.verbose:
             print(text, file=sys.stderr)
-
-
-def check_address(address: str, field: str) -> None:
-    """Raise `InvalidArgument` unless `address` is HOST:PORT or unix:PATH."""
-    from stigmer.cli.units import visible
-
-    if address.startswith("unix:"):
-        if len(address) > len("unix:"):
-            return
-    else:
-        host, colon, port = address.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        # An IPv6 address without its brackets would be cut at its last colon.
-        named = colon and host and (":" not in host or bracketed) and "/" not in host
-        if named and port.isascii() and port.isdigit() and int(port) < 65536:
-            return
-    raise InvalidArgument(field, f'"{visible(address)}" is not an address: HOST:PORT or unix:PATH')
