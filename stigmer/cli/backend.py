@@ -69,7 +69,7 @@ def daemon(invocation: Invocation) -> Iterator[Client]:
     if address is None or not answers(address, min(PROBE_SECONDS, invocation.timeout_seconds)):
         raise _no_daemon(invocation, address)
     invocation.say_more(f"daemon at {address}")
-    with _connected(invocation, address) as client:
+    with connected(invocation, address) as client:
         yield client
 
 
@@ -79,7 +79,7 @@ def reader(invocation: Invocation) -> Iterator[AnyStore]:
     address = daemon_address(invocation)
     if address is not None and answers(address, min(PROBE_SECONDS, invocation.timeout_seconds)):
         invocation.say_more(f"daemon at {address}")
-        with _connected(invocation, address) as client:
+        with connected(invocation, address) as client:
             yield client
         return
     only_daemon = invocation.addr_was_chosen and not invocation.data_dir_was_chosen
@@ -101,7 +101,8 @@ def reader(invocation: Invocation) -> Iterator[AnyStore]:
 
 
 @contextmanager
-def _connected(invocation: Invocation, address: str) -> Iterator[Client]:
+def connected(invocation: Invocation, address: str) -> Iterator[Client]:
+    """Connect to the daemon at an address that is known to answer."""
     from stigmer.client import connect
 
     client = connect(address, timeout=invocation.timeout_seconds)
