@@ -1,0 +1,70 @@
+"""Stigmer's store: an event log with materialized views, embedded or behind a daemon.
+
+store = stigmer.open("data")             # embedded: this process owns the directory
+client = stigmer.connect("127.0.0.1:50051")      # the same methods, over gRPC; stigmer.aio for asyncio
+
+revision = store.save("note", "n1", b"hello")
+store.get("note", "n1").value
+for event in store.tail(after=0, follow=False): ...
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from stigmer.model import Committed, Delete, Event, Op, Page, Resource, Save, Status
+from stigmer.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from stigmer.client.sync import Client
+    from stigmer.store import Store
+
+
+def open(path: str | os.PathLike[str], **options: Any) -> Store:
+    """Open the store in a data directory, made if it is not there.
+
+    `options` are those of `stigmer.config.StoreOptions`: `durability`, `segment_bytes`, ... Raises
+    `stigmer.errors.DataDirectoryError`, `CorruptLog`, `DiskFull` or `StorageFailed`.
+    """
+    import msgspec
+
+    from stigmer.config import StoreOptions
+    from stigmer.errors import InvalidArgument
+    from stigmer.store import Store
+
+    try:
+        given = msgspec.convert(options, StoreOptions)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument("options", str(error)) from error
+    unknown = options.keys() - {field.name for field in msgspec.structs.fields(StoreOptions)}
+    if unknown:
+        raise InvalidArgument("options", f"there is no option {', '.join(sorted(unknown))}")
+    return Store.open(path, given)
+
+
+def connect(addr: str | None = None, timeout: float = 10.0) -> Client:
+    """Connect to a daemon; the client has the methods of the store.
+
+    `addr` is HOST:PORT or unix:PATH, by default that of `STIGMER_ADDR` or 127.0.0.1:50051; `timeout`, in seconds, is
+    for each call. Raises `stigmer.errors.Unavailable` where nobody answers.
+    """
+    from stigmer.client.sync import connect as connect_sync
+    from stigmer.config import ADDR_DEFAULT
+
+    return connect_sync(addr or os.environ.get("STIGMER_ADDR") or ADDR_DEFAULT, timeout=timeout)
+
+
+__all__ = [
+    "Committed",
+    "Delete",
+    "Event",
+    "Op",
+    "Page",
+    "Resource",
+    "Save",
+    "Status",
+    "__version__",
+    "connect",
+    "open",
+]

@@ -36,8 +36,10 @@ def _check_text(text: object, field: str) -> None:
         raise InvalidArgument(field, f"must be a string, not {type(text).__name__}")
 
 
-def commit_payload(changes: Sequence[Save | Delete], request_id: str | None) -> bytes:
-    """Serialize changes as a `Commit`, names checked. Raises `InvalidArgument` naming the field."""
+def commit_of(changes: Sequence[Save | Delete], request_id: str | None) -> log_pb2.Commit:
+    """Make a `Commit` of changes, names checked. Raises `InvalidArgument` naming the field."""
+    if not changes:
+        raise InvalidArgument("changes", "must not be empty")
     commit = log_pb2.Commit()
     if request_id is not None:
         _check_text(request_id, "request_id")
@@ -62,7 +64,12 @@ def commit_payload(changes: Sequence[Save | Delete], request_id: str | None) -> 
             if not 0 <= change.expected_revision < 1 << 64:
                 raise InvalidArgument(where + "expected_revision", f"{change.expected_revision} is not a revision")
             event.expected_revision = change.expected_revision
-    return commit.SerializeToString()
+    return commit
+
+
+def commit_payload(changes: Sequence[Save | Delete], request_id: str | None) -> bytes:
+    """Serialize changes as a `Commit`, names checked. Raises `InvalidArgument` naming the field."""
+    return commit_of(changes, request_id).SerializeToString()
 
 
 def decode_commit(payload: bytes) -> log_pb2.Commit:

@@ -1,0 +1,91 @@
+"""The lock on a data directory: one owner, for as long as its process holds the file open.
+
+Owns the file `LOCK`. The lock is the kernel's (flock), so it ends with the process however that ends; what is written
+in the file only says who holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+
+import msgspec
+
+from stigmer.errors import DataDirectoryError, LogLocked
+
+_FILE = "LOCK"
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Who holds the lock."""
+
+    pid: int
+    since: datetime
+    command: str
+
+
+class Lock:
+    """A held lock."""
+
+    def __init__(self, fd: int) -> None:
+        """Keep the descriptor that holds it."""
+        self._fd = fd
+        self.pid = os.getpid()
+
+    def release(self) -> None:
+        """Let it go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def take(data_directory: str, command: str) -> Lock:
+    """Take the lock on a data directory. Raises `LogLocked` where another process, or this one, has it."""
+    path = os.path.join(data_directory, _FILE)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DataDirectoryError(data_directory, f"cannot be used: {error.strerror} ({path})") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        holder = owner(data_directory)
+        if holder is None:
+            raise LogLocked(data_directory, None, None, None) from error
+        raise LogLocked(data_directory, holder.pid, _when(holder.since), holder.command) from error
+    me = Owner(os.getpid(), datetime.now(UTC).replace(microsecond=0), command)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, msgspec.json.encode(me) + b"\n", 0)
+    return Lock(fd)
+
+
+def owner(data_directory: str) -> Owner | None:
+    """Read who took the lock last; None where nothing readable is written. It may have ended since."""
+    try:
+        with open(os.path.join(data_directory, _FILE), "rb") as file:
+            return msgspec.json.decode(file.read(4096), type=Owner)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def is_held(data_directory: str) -> bool:
+    """Say whether some process holds the lock now."""
+    try:
+        fd = os.open(os.path.join(data_directory, _FILE), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _when(since: datetime) -> str:
+    local = since.astimezone()
+    same_day = local.date() == datetime.now(local.tzinfo).date()
+    return local.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S")

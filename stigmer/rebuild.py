@@ -1,0 +1,165 @@
+"""Folding the whole log again: replay, verify, and the repair of damaged views.
+
+Owns the generations that are being built beside the serving one. The long part runs on the caller's thread while
+the store goes on; what must not race with a commit (taking both sides of a comparison at one revision, swapping) is
+given to the writer and runs between two groups. One replay or verify runs at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from stigmer.errors import Closed, CorruptView, StigmerError
+from stigmer.log.log import Log
+from stigmer.model import FoldProgress, FoldReport, ProgressCallback
+from stigmer.views import generations
+from stigmer.views.generations import Comparison, Generation
+from stigmer.writer import Writer
+
+_logger = logging.getLogger("stigmer")
+
+# The writer stands still while it folds what is missing, so that has to be little.
+_EVENTS_LEFT_FOR_WRITER = 2_000
+# A store that is written to faster than it can be folded is never caught up with from outside.
+_ROUNDS_MAX = 20
+
+
+class Rebuild:
+    """Builds generations from the log of one store."""
+
+    def __init__(self, views_directory: str, map_bytes: int, log: Log, writer: Writer) -> None:
+        """Build in this directory, from this log, beside the generation of this writer."""
+        self._views_directory = views_directory
+        self._map_bytes = map_bytes
+        self._log = log
+        self._writer = writer
+        self._running = threading.Lock()
+        self._stopping = False
+        self._repairing = False
+
+    def replay(self, progress: ProgressCallback | None) -> FoldReport:
+        """Build a new generation, compare it with the serving one, swap it in."""
+        return self._fold_again(progress, swap=True)
+
+    def verify(self, progress: ProgressCallback | None) -> FoldReport:
+        """Build a new generation, compare it with the serving one, drop it."""
+        return self._fold_again(progress, swap=False)
+
+    def in_background(self, error: CorruptView) -> None:
+        """Replace damaged views while reads of what is whole go on. Does nothing if that is under way already."""
+        if self._repairing or self._stopping:
+            return
+        self._repairing = True
+        _logger.error("%s; the views are folded again from the log", error)
+        threading.Thread(target=self._repair, name="stigmer-repair", daemon=True).start()
+
+    def in_place(self) -> None:
+        """Replace the serving generation while writes wait. Only on the writer's thread."""
+        fresh = generations.create(self._views_directory, self._map_bytes)
+        try:
+            self._catch_up(fresh, self._log.next_revision - 1, None)
+            self._swap(fresh)
+        except BaseException:
+            fresh.remove()
+            raise
+
+    def stop(self) -> None:
+        """Have work that is under way end soon, with `Closed`, and wait for it."""
+        self._stopping = True
+        with self._running:
+            pass
+
+    def _repair(self) -> None:
+        try:
+            with self._running:
+                self._writer.run(self.in_place)
+            _logger.warning("the views were folded again from the log")
+        except StigmerError as error:
+            _logger.error("the views could not be folded again: %s", error)
+        finally:
+            self._repairing = False
+
+    def _fold_again(self, progress: ProgressCallback | None, *, swap: bool) -> FoldReport:
+        if not self._running.acquire(blocking=False):
+            raise StigmerError("a replay or verify is under way", hint="wait until it has ended")
+        started = time.monotonic()
+        try:
+            fresh = generations.create(self._views_directory, self._map_bytes)
+            try:
+                revision, comparison = self._compare(fresh, progress)
+                if swap:
+                    self._come_close(fresh, progress)
+                    self._writer.run(lambda: self._catch_up_and_swap(fresh))
+                else:
+                    fresh.remove()
+            except BaseException:
+                fresh.remove()
+                raise
+        finally:
+            self._running.release()
+        return FoldReport(
+            revision=revision,
+            rows=comparison.rows,
+            differences=comparison.differences,
+            examples=comparison.examples,
+            generation=self._writer.generation.number,
+            seconds=time.monotonic() - started,
+        )
+
+    def _compare(self, fresh: Generation, progress: ProgressCallback | None) -> tuple[int, Comparison]:
+        while True:
+            self._come_close(fresh, progress)
+            taken: list[Comparison] = []
+
+            def take(taken: list[Comparison] = taken) -> None:
+                serving = self._writer.generation
+                self._catch_up(fresh, serving.projector.checkpoint, None)
+                taken.append(Comparison(serving, fresh))
+
+            self._writer.run(take)
+            comparison = taken[0]
+            revision = fresh.projector.checkpoint
+            try:
+                for rows in comparison:
+                    self._report(progress, "compare", rows, comparison.total)
+                    if comparison.must_stop:
+                        break
+                else:
+                    self._report(progress, "compare", comparison.rows, comparison.total)
+                    return revision, comparison
+            finally:
+                comparison.close()
+
+    def _come_close(self, fresh: Generation, progress: ProgressCallback | None) -> None:
+        """Fold on the caller's thread until little is left for the writer's."""
+        for _ in range(_ROUNDS_MAX):
+            target = self._writer.generation.projector.checkpoint
+            self._catch_up(fresh, target, progress)
+            if self._writer.generation.projector.checkpoint - target <= _EVENTS_LEFT_FOR_WRITER:
+                return
+
+    def _catch_up(self, fresh: Generation, upto_revision: int, progress: ProgressCallback | None) -> None:
+        cursor = self._log.cursor(fresh.projector.checkpoint)
+        try:
+            for checkpoint in fresh.projector.catch_up(cursor, upto_revision):
+                self._report(progress, "fold", checkpoint, upto_revision)
+        finally:
+            cursor.close()
+
+    def _catch_up_and_swap(self, fresh: Generation) -> None:
+        self._catch_up(fresh, self._writer.generation.projector.checkpoint, None)
+        self._swap(fresh)
+
+    def _swap(self, fresh: Generation) -> None:
+        fresh.serve(self._log.store_id)
+        before = self._writer.generation
+        self._writer.generation = fresh
+        before.remove()
+
+    def _report(self, progress: ProgressCallback | None, phase: str, completed: int, total: int) -> None:
+        if self._stopping:
+            raise Closed
+        if progress is not None:
+            progress(FoldProgress(phase, completed, total))

@@ -1,0 +1,553 @@
+"""The embedded store: a data directory opened by one process, used by any of its threads.
+
+Owns the life of the parts - lock, log, views, writer - and the answers to reads. The commit path is in `writer`, the
+bytes in `log`, the rows in `views`. The clients in `stigmer.client` have the same methods.
+
+Invariants: the lock is taken before anything is read and let go after everything is closed; a read sees one moment,
+at or before the horizon; what a page or a row says was verified when it was read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from stigmer import codec, config, lock, names
+from stigmer.config import Durability, StoreOptions
+from stigmer.errors import (
+    Closed,
+    CorruptView,
+    DataDirectoryError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    StigmerError,
+)
+from stigmer.horizon import Horizon
+from stigmer.log.cursor import Cursor
+from stigmer.log.format import crc32c
+from stigmer.log.log import Log
+from stigmer.log.recovery import Watermark
+from stigmer.model import (
+    Committed,
+    Delete,
+    Event,
+    FoldReport,
+    FrameInfo,
+    Page,
+    ProgressCallback,
+    Resource,
+    Revision,
+    Save,
+    SegmentInfo,
+    Status,
+)
+from stigmer.pb import log_pb2
+from stigmer.rebuild import Rebuild
+from stigmer.version import VERSION
+from stigmer.views import counts, generations, snapshot
+from stigmer.views.environment import EnvironmentClosed
+from stigmer.views.generations import Generation
+from stigmer.views.keys import key_of, parts_of, range_of
+from stigmer.views.view import Databases, Transaction
+from stigmer.writer import Sink, Ticket, Writer
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("stigmer")
+_logger.addHandler(logging.NullHandler())  # a library says nothing unless its user asks
+
+_LIST_BYTES = 8 * config.MIB
+_TAIL_BYTES = 1 * config.MIB
+_OPS = frozenset({log_pb2.Event.OP_SAVE, log_pb2.Event.OP_DELETE})
+
+
+class Store:
+    """An open store. Made by `Store.open`, or `stigmer.open`."""
+
+    def __init__(
+        self, directory: str, options: StoreOptions, held: lock.Lock, log: Log, generation: Generation, notes: list[str]
+    ) -> None:
+        """Put the opened parts together; use `Store.open`."""
+        # Constant after construction.
+        self.directory = directory
+        self.options = options
+        self.recovery = tuple(notes)
+        """What opening found and did, in sentences; empty after a clean end."""
+        self.store_id = log.store_id.hex()
+        self.horizon = Horizon(log.next_revision - 1)
+        self._started_at_ns = time.time_ns()
+        self._held = held
+        self._log = log
+        self._writer = Writer(log, generation, self.horizon, options.durability)
+        self._rebuild = Rebuild(os.path.join(directory, "views"), options.map_bytes, log, self._writer)
+        self._writer.rebuild = self._rebuild.in_place
+        self._stop_syncing = threading.Event()
+        self._syncer: threading.Thread | None = None
+        # `_close_lock` guards `_closed`; it is held while closing.
+        self._close_lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], options: StoreOptions | None = None, command: str = "", create: bool = True
+    ) -> Store:
+        """Open the store in a data directory, made if it is not there (unless `create` is false).
+
+        `command` is what a second process is told about the owner. Raises `DataDirectoryError` (`LogLocked`,
+        `NewerFormat`), `CorruptLog`, `DiskFull` or `StorageFailed`.
+        """
+        options = (options or StoreOptions()).checked()
+        directory = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        _prepare_directory(directory, create)
+        held = lock.take(directory, command or "a program that embeds stigmer")
+        try:
+            log, generation, notes = _open_parts(directory, options)
+        except BaseException:
+            held.release()
+            raise
+        store = cls(directory, options, held, log, generation, notes)
+        store._start()
+        return store
+
+    def _start(self) -> None:
+        self._writer.start()
+        if self.options.durability is Durability.INTERVAL:
+            self._syncer = threading.Thread(target=self._sync_regularly, name="stigmer-syncer", daemon=True)
+            self._syncer.start()
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def save(
+        self, kind: str, id: str, value: object, expected_revision: int | None = None, request_id: str | None = None
+    ) -> Revision:
+        """Save one resource and give its revision, once it is durable and visible.
+
+        `value` is bytes or a protobuf message. With `expected_revision` the save happens only if the resource is at
+        that revision (0: only if it does not exist), else `Conflict` (`AlreadyExists`). A `request_id` that was used
+        before gives the first answer and writes nothing.
+        """
+        return self.commit([Save(kind, id, value, expected_revision)], request_id).last_revision
+
+    def delete(
+        self, kind: str, id: str, expected_revision: int | None = None, request_id: str | None = None
+    ) -> Revision:
+        """Delete one resource and give the revision of that event. Raises `NotFound` where there is none."""
+        return self.commit([Delete(kind, id, expected_revision)], request_id).last_revision
+
+    def commit(self, changes: Sequence[Save | Delete], request_id: str | None = None) -> Committed:
+        """Make changes as one atomic commit: all or, with an error, none."""
+        commit = codec.commit_of(changes, request_id)
+        payload = commit.SerializeToString()
+        self._check_sizes(commit, payload)
+        done = threading.Lock()
+        done.acquire()
+        ticket = Ticket(payload, commit, _release, done)
+        self._check_process()
+        self._writer.submit(ticket, wait=True)
+        done.acquire()
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.committed is not None
+        return ticket.committed
+
+    def submit(self, payload: bytes, sink: Sink, context: Any = None) -> None:
+        """Queue a serialized `Commit`; those very bytes go into the log. Never waits.
+
+        `sink` gets a `Ticket` with this context once the commit has its answer: on the writer's thread, in one call
+        with all others of its group. Raises what is wrong with the commit itself, and `ResourceExhausted` where too
+        much is queued.
+        """
+        commit = codec.decode_commit(payload)
+        self._check_commit(commit, payload)
+        self._check_process()
+        self._writer.submit(Ticket(payload, commit, sink, context), wait=False)
+
+    def _check_commit(self, commit: log_pb2.Commit, payload: bytes) -> None:
+        """Raise unless a commit that was made elsewhere could have been made here."""
+        events = commit.events
+        if not events:
+            raise InvalidArgument("events", "must not be empty")
+        names.check_request_id(commit.request_id)
+        single = len(events) == 1
+        kind_before = ""
+        for place, event in enumerate(events):
+            try:
+                if event.kind != kind_before:
+                    names.check_kind(event.kind)
+                    kind_before = event.kind
+                names.check_id(event.id)
+                if event.op not in _OPS:
+                    raise InvalidArgument("op", f"must be OP_SAVE or OP_DELETE, not {event.op}")
+            except InvalidArgument as error:
+                if single:
+                    raise
+                raise InvalidArgument(f"events[{place}].{error.field}", error.problem) from error
+        self._check_sizes(commit, payload)
+
+    def _check_sizes(self, commit: log_pb2.Commit, payload: bytes) -> None:
+        if len(payload) > config.COMMIT_BYTES_MAX:
+            raise ResourceExhausted(
+                f"the commit has {len(payload)} bytes; COMMIT_BYTES_MAX is {config.COMMIT_BYTES_MAX}",
+                limit="COMMIT_BYTES_MAX",
+                limit_value=config.COMMIT_BYTES_MAX,
+                hint="make several smaller commits",
+            )
+        if len(commit.events) > config.COMMIT_EVENTS_MAX:
+            raise ResourceExhausted(
+                f"the commit has {len(commit.events)} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
+                limit="COMMIT_EVENTS_MAX",
+                limit_value=config.COMMIT_EVENTS_MAX,
+                hint="make several smaller commits",
+            )
+        most = self.options.value_bytes_max
+        if len(payload) <= most:
+            return
+        for event in commit.events:
+            if len(event.value) > most:
+                raise ResourceExhausted(
+                    f"the value of {event.kind} {names.shown(event.id)} has {len(event.value)} bytes; "
+                    f"value_bytes_max is {most}",
+                    limit="value_bytes_max",
+                    limit_value=most,
+                    hint="store a smaller value, or raise the limit: stigmer daemon --value-max",
+                )
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def get(self, kind: str, id: str) -> Resource:
+        """Give a resource as it is now. Raises `NotFound`."""
+        return codec.resource_of(self.get_row(kind, id))
+
+    def get_row(self, kind: str, id: str) -> bytes:
+        """Give a resource as a serialized `stigmer.store.v1.Resource`. Raises `NotFound`."""
+        names.check_kind(kind)
+        names.check_id(id)
+        key = key_of(kind, id)
+
+        def work(transaction: Transaction, databases: Databases) -> bytes | None:
+            row = transaction.get(key, db=databases[snapshot.DATABASE])
+            return None if row is None else snapshot.verified(key, row)
+
+        message = self._read(work)
+        if message is None:
+            raise NotFound(kind, id)
+        return message
+
+    def list(self, kind: str, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
+        """Give the resources of a kind whose ids start with `prefix`, in the order of their ids.
+
+        Where `limit` leaves some out, the page's `next_page_token` goes on behind them. A list of more than a few
+        megabytes is read in several moments: each resource is as it was at one of them.
+        """
+        if limit is not None and limit < 1:
+            raise InvalidArgument("limit", f"must be at least 1, not {limit}")
+        rows: list[bytes] = []
+        token = page_token or ""
+        while True:
+            more, token = self.list_rows(kind, prefix, 0 if limit is None else limit - len(rows), token, _LIST_BYTES)
+            rows += more
+            if not token or (limit is not None and len(rows) >= limit):
+                return Page([codec.resource_of(row) for row in rows], token or None)
+
+    def list_rows(self, kind: str, prefix: str, limit: int, page_token: str, bytes_max: int) -> tuple[list[bytes], str]:
+        """Give one page of a list: serialized resources, and the token of the next page, "" at the end.
+
+        A page ends after `limit` rows (0: no limit) or once it has `bytes_max` bytes; it is as of one moment.
+        """
+        names.check_kind(kind)
+        names.check_prefix(prefix)
+        start = range_of(kind, prefix)
+        after = self._key_in(page_token, start) if page_token else None
+
+        def work(transaction: Transaction, databases: Databases) -> tuple[list[bytes], bytes]:
+            rows: list[bytes] = []
+            taken = 0
+            verified = snapshot.verified
+            with transaction.cursor(db=databases[snapshot.DATABASE]) as cursor:
+                if not cursor.set_range(after or start):
+                    return rows, b""
+                last = b""
+                for key, row in cursor.iternext():
+                    if not key.startswith(start):
+                        return rows, b""
+                    if key == after:
+                        continue
+                    if (limit and len(rows) >= limit) or taken >= bytes_max:
+                        return rows, last
+                    message = verified(key, row)
+                    rows.append(message)
+                    taken += len(message)
+                    last = key
+            return rows, b""
+
+        rows, last = self._read(work)
+        return rows, self._token_of(last) if last else ""
+
+    def count(self) -> dict[str, int]:
+        """Give the number of resources of each kind that has any."""
+        return self._read(lambda transaction, databases: counts.read(transaction, databases[counts.DATABASE]))
+
+    def tail(
+        self,
+        after: int = 0,
+        kinds: Collection[str] | None = None,
+        prefix: str | None = None,
+        follow: bool = True,
+    ) -> Iterator[Event]:
+        """Give the events behind revision `after`, in order, each once; then, if `follow`, those to come.
+
+        Only events of these kinds and of ids that start with `prefix`, where given. Without `follow` it ends at the
+        revision that is the last one at the call. It may be resumed after any revision, in any process, at any time.
+        """
+        self.check_tail(after, kinds, prefix)
+        return self._tail(after, frozenset(kinds or ()), prefix, None if follow else self.horizon.revision)
+
+    def check_tail(self, after: int, kinds: Collection[str] | None, prefix: str | None) -> None:
+        """Raise `InvalidArgument` unless a tail could be started so."""
+        for kind in kinds or ():
+            names.check_kind(kind, "kinds")
+        names.check_prefix(prefix or "")
+        last = self.horizon.revision
+        if not 0 <= after <= last:
+            raise InvalidArgument(
+                "after",
+                f"{after} is not a revision of this store, whose last one is {last}",
+                hint="was the data directory replaced? start from 0 to read everything",
+            )
+
+    def _tail(self, after: int, kinds: frozenset[str], prefix: str | None, end: int | None) -> Iterator[Event]:
+        cursor = self.cursor(after)
+        seen = after
+        try:
+            while end is None or seen < end:
+                upto = self.horizon.wait_past(seen) if end is None else end
+                for frame in cursor.read(upto, _TAIL_BYTES):
+                    commit = codec.decode_commit(frame.payload)
+                    for place, event in codec.matching(commit, kinds, prefix):
+                        revision = frame.first_revision + place
+                        if revision > after:
+                            yield codec.event_of(event, revision, frame.time_ns)
+                    seen = frame.first_revision + frame.event_count - 1
+        finally:
+            cursor.close()
+
+    def cursor(self, after: int) -> Cursor:
+        """Give a cursor over the log behind a revision; read it up to `horizon.revision`."""
+        return self._log.cursor(after)
+
+    # --- a look inside -----------------------------------------------------------------------------------
+
+    @property
+    def failure(self) -> StigmerError | None:
+        """Why the store takes no more writes, once its storage has failed."""
+        return self._writer.failure
+
+    def status(self) -> Status:
+        """Describe the store."""
+        generation = self._writer.generation
+        checkpoint = generation.projector.checkpoint
+        return Status(
+            version=VERSION,
+            store_id=self.store_id,
+            data_dir=self.directory,
+            pid=os.getpid(),
+            started_at_ns=self._started_at_ns,
+            durability=self.options.durability.value,
+            revision=self.horizon.revision,
+            segments=len(self._log.segments()),
+            log_bytes=self._log.size,
+            views_bytes=generation.environment.size,
+            generation=generation.number,
+            checkpoints={view.name: checkpoint for view in generation.projector.views},
+            resources=sum(self.count().values()),
+            recovery=list(self.recovery),
+        )
+
+    def segments(self) -> Sequence[SegmentInfo]:
+        """Describe the files of the log, in order."""
+        return self._log.segments()
+
+    def frame(self, revision: int) -> FrameInfo:
+        """Describe the frame that holds a revision. Raises `NotFound`."""
+        if revision > self.horizon.revision:
+            raise NotFound("revision", str(revision), hint=f"the last one is {self.horizon.revision}")
+        return self._log.frame(revision)
+
+    def replay(self, progress: ProgressCallback | None = None) -> FoldReport:
+        """Fold the log from revision 1 into a new generation of views, compare it with the serving one, swap it in.
+
+        Reads and writes go on meanwhile. Differences are reported; the new generation serves in any case, for the log
+        is the truth. Raises `CorruptLog` where the log is damaged; then nothing is swapped.
+        """
+        self._check_process()
+        return self._rebuild.replay(progress)
+
+    def verify(self, progress: ProgressCallback | None = None) -> FoldReport:
+        """Fold the log aside and compare every row of every view with it. Changes nothing."""
+        self._check_process()
+        return self._rebuild.verify(progress)
+
+    # --- the end -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Answer what is queued, seal the log, mark the views as clean, let go of the lock. Idempotent."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._rebuild.stop()
+                self._writer.close()
+                self._stop_syncing.set()
+                if self._syncer is not None:
+                    self._syncer.join()
+                self.horizon.close(Closed())
+                failed = self._writer.failure is not None
+                if failed:
+                    self._log.abandon()
+                else:
+                    self._log.close()
+                self._writer.generation.close(clean=not failed)
+            finally:
+                self._held.release()
+
+    def __enter__(self) -> Store:
+        """Give the store; it closes when the block ends."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _read(self, work: Callable[[Transaction, Databases], T]) -> T:
+        """Do some work in a read transaction of the serving generation."""
+        while True:
+            environment = self._writer.generation.environment
+            try:
+                return environment.read(work)
+            except EnvironmentClosed:
+                if self._closed:
+                    raise Closed from None
+                # The generation was replaced between these two lines; the next one is there already.
+            except CorruptView as error:
+                self._rebuild.in_background(error)
+                raise
+
+    def _check_process(self) -> None:
+        if self._held.pid != os.getpid():
+            raise StigmerError("a store cannot be used in a process forked from the one that opened it")
+
+    def _sync_regularly(self) -> None:
+        while not self._stop_syncing.wait(self.options.sync_interval_ms / 1000):
+            try:
+                self._log.sync()
+            except StigmerError as error:
+                self._writer.fail(error)
+                return
+
+    def _token_of(self, key: bytes) -> str:
+        body = bytes.fromhex(self.store_id)[:4] + key
+        return base64.urlsafe_b64encode(crc32c(0, body).to_bytes(4, "little") + body).decode()
+
+    def _key_in(self, page_token: str, start: bytes) -> bytes:
+        try:
+            data = base64.b64decode(page_token.encode("ascii"), altchars=b"-_", validate=True)
+        except (UnicodeEncodeError, binascii.Error) as error:
+            raise InvalidArgument("page_token", "is not one that this store gave out") from error
+        body = data[4:]
+        if len(data) < 8 or crc32c(0, body) != int.from_bytes(data[:4], "little"):
+            raise InvalidArgument("page_token", "is not one that this store gave out")
+        if body[:4] != bytes.fromhex(self.store_id)[:4]:
+            raise InvalidArgument("page_token", "is from another store")
+        key = body[4:]
+        if not key.startswith(start):
+            kind, id = parts_of(key)
+            raise InvalidArgument("page_token", f"belongs to a list of {kind} at {names.shown(id)}, not to this one")
+        return key
+
+
+def _release(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.context.release()
+
+
+def _prepare_directory(directory: str, create: bool) -> None:
+    try:
+        if not os.path.exists(directory):
+            if not create:
+                raise DataDirectoryError(
+                    directory, "does not exist", hint="start a daemon, which makes it: stigmer daemon"
+                )
+            os.makedirs(directory, mode=0o700)
+        if not os.path.isdir(directory):
+            raise DataDirectoryError(directory, "is not a directory", hint="choose another with --data-dir")
+        if not create and not os.path.isdir(os.path.join(directory, "log")):
+            raise DataDirectoryError(directory, "has no store in it", hint="choose another with --data-dir")
+    except OSError as error:
+        raise DataDirectoryError(
+            directory, f"cannot be used: {error.strerror}", hint="choose another with --data-dir"
+        ) from error
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise DataDirectoryError(
+            directory, "is not writable", hint="give yourself access to it, or choose another with --data-dir"
+        )
+
+
+def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation, list[str]]:
+    """Open the log, then views that have all of it."""
+    notes: list[str] = []
+    views_directory = os.path.join(directory, "views")
+    had_views = os.path.isdir(views_directory)
+    serving = generations.open_serving(views_directory, options.map_bytes, notes)
+    try:
+        log = Log.open(
+            os.path.join(directory, "log"),
+            segment_bytes=options.segment_bytes,
+            check_bytes=options.open_check_bytes,
+            watermark=None if serving is None else Watermark(serving[1], serving[0].projector.checkpoint),
+            notes=notes,
+        )
+    except BaseException:
+        if serving is not None:
+            serving[0].close()
+        raise
+    generation: Generation | None = None
+    try:
+        if serving is not None:
+            generation = serving[0]
+            if serving[1] != log.store_id:
+                notes.append("the views were of another store")
+                generation.close()
+                generation = None
+        last = log.next_revision - 1
+        folded_from = 0 if generation is None else generation.projector.checkpoint
+        if generation is None:
+            generation = generations.create(views_directory, options.map_bytes)
+        cursor = log.cursor(folded_from)
+        for _checkpoint in generation.projector.catch_up(cursor, last):
+            pass
+        cursor.close()
+        generation.serve(log.store_id)
+    except BaseException:
+        log.abandon()
+        if generation is not None:
+            generation.close()
+        raise
+    if last > folded_from:
+        notes.append(f"folded revisions {folded_from + 1} to {last} into the views")
+    generations.remove_others(views_directory, generation.number)
+    for note in notes:
+        _logger.warning("%s", note)
+    return log, generation, notes

@@ -1,0 +1,241 @@
+"""One LMDB environment: opened with care, read under a gate, written by one thread, grown when it is full.
+
+Owns the file `data.mdb` of a generation. What is known of LMDB 0.9 and handled here:
+
+- it has no checksums, so views put one into every row;
+- reading a page behind the end of the file is SIGBUS, so the size is compared with the meta pages before opening,
+  and the file is kept as long as they say;
+- enlarging the map needs a moment without any transaction in the process, so readers pass a gate;
+- after a fork the child must not touch it;
+- `writemap` would turn a full disk into SIGBUS, so it is off; `sync` is off, because the log is what is durable.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import lmdb
+
+from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
+from stigmer.views.view import Databases, Transaction
+
+T = TypeVar("T")
+
+_DATA_FILE = "data.mdb"
+_READERS_MAX = 4096
+_DATABASES_MAX = 32
+
+# The head of a meta page in LMDB 0.9 (mdb.c, MDB_page and MDB_meta), on a 64-bit machine.
+_META = struct.Struct("=16xIIQQ I4x40x 48x QQ")
+_META_MAGIC = 0xBEEFC0DE
+_PAGE_BYTES_MIN = 512
+
+# With less room than this, an error of LMDB's writes is taken to mean that the disk is full: it reports EIO then.
+_ROOM_BYTES_MIN = 16 * 1024 * 1024
+
+
+class EnvironmentClosed(Exception):
+    """The environment was closed, because its generation was replaced or the store closed. Never leaves the store."""
+
+
+class Gate:
+    """Lets many readers in; closes for a moment, once all are out.
+
+    `_lock` guards the two fields below it. Nothing else is taken while it is held.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition(threading.Lock())
+        self._inside = 0
+        self.closing = False
+
+    def enter(self) -> None:
+        """Go in, waiting while the gate is closed."""
+        with self._lock:
+            while self.closing:
+                self._lock.wait()
+            self._inside += 1
+
+    def leave(self) -> None:
+        """Go out."""
+        with self._lock:
+            self._inside -= 1
+            if self.closing and self._inside == 0:
+                self._lock.notify_all()
+
+    def run_alone(self, work: Callable[[], None]) -> None:
+        """Wait until all are out, keep everybody out, do the work, and open again."""
+        with self._lock:
+            self.closing = True
+            while self._inside:
+                self._lock.wait()
+        try:
+            work()
+        finally:
+            with self._lock:
+                self.closing = False
+                self._lock.notify_all()
+
+
+class Environment:
+    """An open LMDB environment with its named databases."""
+
+    def __init__(self, directory: str, map_bytes: int, databases: Iterable[str]) -> None:
+        """Open it, made if it is not there. Raises `CorruptView` if the file is damaged."""
+        self.directory = directory
+        self._path = os.path.join(directory, _DATA_FILE)
+        self._pid = os.getpid()
+        self._gate = Gate()
+        self._closed = False
+        _check_file(self._path)
+        try:
+            self._env = lmdb.open(
+                directory,
+                map_size=max(map_bytes, _size_of(self._path)),
+                sync=False,
+                metasync=False,
+                writemap=False,
+                max_dbs=_DATABASES_MAX,
+                max_readers=_READERS_MAX,
+                mode=0o600,
+            )
+            self._env.reader_check()
+            self.databases: Databases = {name: self._env.open_db(name.encode()) for name in ("meta", *databases)}
+        except lmdb.Error as error:
+            raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
+        except UnicodeError as error:
+            raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
+        self._page_bytes = self._env.stat()["psize"]
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file."""
+        return _size_of(self._path)
+
+    @property
+    def wants_readers_out(self) -> bool:
+        """Whether a long reader should end its transaction soon and begin anew."""
+        return self._gate.closing
+
+    def begin(self) -> Transaction:
+        """Begin a read transaction; `end` it soon, in any case, on any thread."""
+        if os.getpid() != self._pid:
+            raise StigmerError("a store cannot be used in a process forked from the one that opened it")
+        self._gate.enter()
+        try:
+            if self._closed:
+                raise EnvironmentClosed
+            return self._env.begin()
+        except BaseException:
+            self._gate.leave()
+            raise
+
+    def end(self, transaction: Transaction) -> None:
+        """End a read transaction."""
+        transaction.abort()
+        self._gate.leave()
+
+    def read(self, work: Callable[[Transaction, Databases], T]) -> T:
+        """Do some work in a read transaction. Raises `CorruptView` where LMDB finds its file damaged."""
+        transaction = self.begin()
+        try:
+            return work(transaction, self.databases)
+        except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError, lmdb.PanicError) as error:
+            raise CorruptView("environment", f"{self._path}: {error}") from error
+        finally:
+            self.end(transaction)
+
+    def write(self, work: Callable[[Transaction], None]) -> None:
+        """Do some work in the write transaction and commit it; only the writer's thread may.
+
+        Where the map is full, it grows and the work is done again from the start. Raises `DiskFull`, `CorruptView` or
+        `StorageFailed`, having changed nothing.
+        """
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    work(transaction)
+            except lmdb.MapFullError:
+                self._gate.run_alone(self._grow)
+                continue
+            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError) as error:
+                raise CorruptView("environment", f"{self._path}: {error}") from error
+            except (lmdb.Error, OSError) as error:
+                if _room(self.directory) < _ROOM_BYTES_MIN:
+                    raise DiskFull(self.directory) from error
+                raise StorageFailed(self._path, "write", str(error)) from error
+            self._keep_length()
+            return
+
+    def sync(self) -> None:
+        """Make what was committed durable."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise StorageFailed(self._path, "fsync", str(error)) from error
+
+    def close(self) -> None:
+        """Close it, once no reader is inside."""
+        if os.getpid() == self._pid and not self._closed:
+            self._gate.run_alone(self._close)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._env.close()
+
+    def _grow(self) -> None:
+        self._env.set_mapsize(self._env.info()["map_size"] * 2)
+
+    def _keep_length(self) -> None:
+        """Make the file as long as its meta page says.
+
+        LMDB does not write pages that were allocated and freed in one transaction, even the last ones of the file.
+        Without this a whole file would look cut short at the next open.
+        """
+        length = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        if _size_of(self._path) < length:
+            os.truncate(self._path, length)
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _room(directory: str) -> int:
+    state = os.statvfs(directory)
+    return state.f_bavail * state.f_frsize
+
+
+def _check_file(path: str) -> None:
+    """Raise `CorruptView` unless the file, where there is one, is as long as its meta pages say."""
+    size = _size_of(path)
+    if size == 0:
+        return
+    problem = None
+    with open(path, "rb") as file:
+        first = file.read(_META.size)
+        if len(first) < _META.size:
+            problem = "is too short"
+        else:
+            page_bytes = _META.unpack(first)[4]
+            if not _PAGE_BYTES_MIN <= page_bytes <= 1 << 16 or page_bytes & (page_bytes - 1):
+                problem = "has a damaged first page"
+            else:
+                file.seek(page_bytes)
+                metas: list[tuple[Any, ...]] = [_META.unpack(first)]
+                second = file.read(_META.size)
+                if len(second) == _META.size:
+                    metas.append(_META.unpack(second))
+                if len(metas) < 2 or any(meta[0] != _META_MAGIC for meta in metas):
+                    problem = "has a damaged meta page"
+                elif any((meta[5] + 1) * page_bytes > size for meta in metas):
+                    problem = "was cut short"
+    if problem is not None:
+        raise CorruptView("environment", f"{path} {problem}")

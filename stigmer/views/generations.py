@@ -1,0 +1,194 @@
+"""Generations: one build of all views each, in a folder of its own; one of them serves.
+
+Owns `views/` and the rules for using what is there: the views of another store, of another layout, or that LMDB may
+have lost in a power cut are not used but folded again. A generation becomes the serving one in a single LMDB
+transaction; whatever else is in the directory is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+from stigmer.errors import CorruptView
+from stigmer.views.environment import Environment
+from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
+from stigmer.views.view import Transaction
+
+_EXAMPLES_MAX = 10
+_ROWS_PER_STEP = 10_000
+
+
+class Generation:
+    """One build of all views."""
+
+    def __init__(self, views_directory: str, number: int, map_bytes: int) -> None:
+        """Open it, made if it is not there. Raises `CorruptView`."""
+        self.number = number
+        self.directory = os.path.join(views_directory, str(number))
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self.projector = Projector(self.directory, map_bytes)
+
+    @property
+    def environment(self) -> Environment:
+        """Its LMDB environment."""
+        return self.projector.environment
+
+    def serve(self, store_id: bytes) -> None:
+        """Mark it as the one that serves, in use by this boot.
+
+        Synced, so that no later power cut can leave the mark of an earlier clean end over rows that were lost.
+        """
+        self.projector.set_meta(schema=_schema(), store=store_id.hex(), boot=boot_id(), clean="0", serving="1")
+        self.environment.sync()
+
+    def close(self, *, clean: bool = False) -> None:
+        """Close it; `clean` says that all rows belong to a log that was sealed."""
+        if clean:
+            self.environment.sync()
+            self.projector.set_meta(clean="1")
+            self.environment.sync()
+        self.environment.close()
+
+    def remove(self) -> None:
+        """Close it and delete its files."""
+        self.environment.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class _Unusable(Exception):
+    """Why a generation that is there cannot be used. Never leaves this module."""
+
+
+def numbers(views_directory: str) -> list[int]:
+    """Give the numbers of the generations that are there, the largest first."""
+    if not os.path.isdir(views_directory):
+        return []
+    return sorted((int(name) for name in os.listdir(views_directory) if name.isdecimal()), reverse=True)
+
+
+def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tuple[Generation, bytes] | None:
+    """Open the generation that serves, if there is one that can be used: it, and the id of its store.
+
+    Where there is one that cannot be used, a sentence about it goes to `notes`.
+    """
+    for number in numbers(views_directory):
+        try:
+            generation = Generation(views_directory, number, map_bytes)
+        except CorruptView as error:
+            notes.append(f"generation {number} of the views is not used: {error.problem}")
+            continue
+        try:
+            return generation, _usable(generation)
+        except (_Unusable, CorruptView) as error:
+            reason = error.problem if isinstance(error, CorruptView) else str(error)
+            if reason:
+                notes.append(f"generation {number} of the views is not used: {reason}")
+            generation.close()
+    return None
+
+
+def _usable(generation: Generation) -> bytes:
+    meta = generation.projector.meta()
+    if meta.get("serving") != "1":
+        raise _Unusable("")  # an unfinished build, no news
+    if meta.get("schema") != _schema():
+        raise _Unusable("it has another layout")
+    if meta.get("clean") != "1" and (not meta.get("boot") or meta["boot"] != boot_id()):
+        raise _Unusable("the machine stopped while it was in use")
+    try:
+        return bytes.fromhex(meta["store"])
+    except (KeyError, ValueError) as error:
+        raise _Unusable("it does not say whose it is") from error
+
+
+def create(views_directory: str, map_bytes: int) -> Generation:
+    """Start a new, empty generation with a number that was not used."""
+    os.makedirs(views_directory, mode=0o700, exist_ok=True)
+    taken = numbers(views_directory)
+    return Generation(views_directory, (taken[0] if taken else 0) + 1, map_bytes)
+
+
+def remove_others(views_directory: str, kept: int) -> None:
+    """Delete every generation but one."""
+    for number in numbers(views_directory):
+        if number != kept:
+            shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
+
+
+def _schema() -> str:
+    return " ".join([str(SCHEMA), *(name for view in VIEWS for name in view.databases)])
+
+
+class Comparison:
+    """Compares every row of every view of two generations, each as of one moment.
+
+    Construct it while both have the same checkpoint; then iterate, which gives the number of rows compared so far
+    from time to time. Afterwards `rows` and `differences` count, and `examples` shows the first few.
+    """
+
+    def __init__(self, serving: Generation, fresh: Generation) -> None:
+        """Take a read transaction of both."""
+        self._sides = (serving.environment, fresh.environment)
+        self._transactions: list[Transaction] = []
+        self.rows = 0
+        self.differences = 0
+        self.examples: list[str] = []
+        try:
+            for environment in self._sides:
+                self._transactions.append(environment.begin())
+            self.total = sum(
+                self._transactions[0].stat(self._sides[0].databases[name])["entries"]
+                for view in VIEWS
+                for name in view.databases
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the writer waits to enlarge the map, for which no transaction may be open."""
+        return any(environment.wants_readers_out for environment in self._sides)
+
+    def __iter__(self) -> Iterator[int]:
+        """Compare; give the number of rows compared so far every few thousand."""
+        for view in VIEWS:
+            for name in view.databases:
+                yield from self._compare(view.name, name)
+
+    def _compare(self, view: str, name: str) -> Iterator[int]:
+        left, right = (
+            iter(transaction.cursor(db=environment.databases[name]))
+            for transaction, environment in zip(self._transactions, self._sides, strict=True)
+        )
+        a, b = next(left, None), next(right, None)
+        while a is not None or b is not None:
+            if a == b:
+                a, b = next(left, None), next(right, None)
+            elif b is None or (a is not None and a[0] < b[0]):
+                assert a is not None
+                self._note(view, a[0], "is in the view, but not in the log's fold")
+                a = next(left, None)
+            elif a is None or b[0] < a[0]:
+                self._note(view, b[0], "is in the log's fold, but not in the view")
+                b = next(right, None)
+            else:
+                self._note(view, a[0], "has another value in the view than in the log's fold")
+                a, b = next(left, None), next(right, None)
+            self.rows += 1
+            if self.rows % _ROWS_PER_STEP == 0:
+                yield self.rows
+
+    def _note(self, view: str, key: bytes, what: str) -> None:
+        self.differences += 1
+        if len(self.examples) < _EXAMPLES_MAX:
+            shown = key.decode(errors="backslashreplace")
+            self.examples.append(f"{view}: {shown}: {what}")
+
+    def close(self) -> None:
+        """End the transactions."""
+        for transaction, environment in zip(self._transactions, self._sides, strict=False):
+            environment.end(transaction)
+        self._transactions = []

@@ -1,0 +1,407 @@
+"""The commit path: one thread that decides, appends, syncs, folds and publishes, a group at a time.
+
+Owns the queue of commits, the writer's thread, and with it the active segment and the views' write transaction. The
+steps of a group are the methods of `Writer` from `_decide` to `_publish`, in that order.
+
+Invariants: an answer is given after the group is durable (as far as the store was asked to make it) and in the
+views; after a failed write or fsync nothing more is answered with success; what one commit does to another's
+preconditions follows the order of revisions, within a group as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from stigmer import config
+from stigmer.config import Durability
+from stigmer.errors import (
+    AlreadyExists,
+    Closed,
+    Conflict,
+    CorruptView,
+    DiskFull,
+    NotFound,
+    ResourceExhausted,
+    StigmerError,
+    StorageFailed,
+    Unavailable,
+)
+from stigmer.horizon import Horizon
+from stigmer.log.log import Log
+from stigmer.model import Committed, Revision
+from stigmer.pb import log_pb2
+from stigmer.views import requests, snapshot
+from stigmer.views.generations import Generation
+from stigmer.views.keys import key_of
+from stigmer.views.view import FoldCommit, Transaction, fold_commit
+
+_logger = logging.getLogger("stigmer")
+
+_DELETE = log_pb2.Event.OP_DELETE
+_SLOW_SYNC_SECONDS = 1.0
+# What a waiting commit costs beside its payload: the parsed message and the ticket.
+_TICKET_BYTES = 512
+
+
+class Ticket:
+    """A commit on its way, and then its answer: `committed`, or `error`."""
+
+    __slots__ = ("commit", "committed", "context", "error", "payload", "sink")
+
+    def __init__(self, payload: bytes, commit: log_pb2.Commit, sink: Sink, context: Any) -> None:
+        """Take a commit with its own bytes; `sink` is called with the ticket, among others, once it has its answer."""
+        self.payload = payload
+        self.commit = commit
+        self.sink = sink
+        self.context = context
+        self.committed: Committed | None = None
+        self.error: StigmerError | None = None
+
+
+Sink = Callable[[list[Ticket]], None]
+"""Takes the tickets of one group that were submitted with it. Called on the writer's thread; must be quick."""
+
+
+class Writer:
+    """The thread that writes. `_lock` guards the queue's fields; nothing else is taken while it is held."""
+
+    def __init__(self, log: Log, generation: Generation, horizon: Horizon, durability: Durability) -> None:
+        """Write to this log and fold into this generation, moving the horizon."""
+        # Constant after construction.
+        self._log = log
+        self._horizon = horizon
+        self._durability = durability
+        self._thread = threading.Thread(target=self._run, name="stigmer-writer", daemon=True)
+        # Guarded by `_lock`.
+        self._lock = threading.Lock()
+        self._not_empty = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
+        self._queue: deque[Ticket] = deque()
+        self._queue_bytes = 0
+        self._work: deque[_Work] = deque()
+        self._closing = False
+        self.failure: StigmerError | None = None
+        # The writer's own; replaced by work that runs on its thread.
+        self.generation = generation
+        self._behind: list[FoldCommit] = []  # in the log, but not in the views: the disk was full
+        self.rebuild: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    # --- any thread --------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket, *, wait: bool) -> None:
+        """Queue a commit. Where the queue is full, wait, or raise `ResourceExhausted`."""
+        size = len(ticket.payload) + _TICKET_BYTES
+        with self._lock:
+            while self._queue_bytes and self._queue_bytes + size > config.QUEUE_BYTES_MAX:
+                if not wait:
+                    raise ResourceExhausted(
+                        f"{config.QUEUE_BYTES_MAX} bytes of writes are waiting for the disk",
+                        limit="QUEUE_BYTES_MAX",
+                        limit_value=config.QUEUE_BYTES_MAX,
+                        hint="send fewer at a time, or try again in a moment",
+                    )
+                self._raise_if_ended()
+                self._not_full.wait()
+            self._raise_if_ended()
+            self._queue.append(ticket)
+            self._queue_bytes += size
+            if len(self._queue) == 1:
+                self._not_empty.notify()
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Run a function on the writer's thread, between two groups; wait for it and raise what it raises."""
+        work = _Work(function)
+        with self._lock:
+            self._raise_if_ended()
+            self._work.append(work)
+            self._not_empty.notify()
+        work.done.wait()
+        if work.error is not None:
+            raise work.error
+
+    def close(self) -> None:
+        """Answer what is queued, then end the thread."""
+        with self._lock:
+            self._closing = True
+            self._not_empty.notify()
+            self._not_full.notify_all()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def fail(self, error: StigmerError) -> None:
+        """Stop for good: nothing is acknowledged any more, whatever waits gets the error."""
+        with self._lock:
+            if self.failure is not None:
+                return
+            self.failure = error
+            rest, works = list(self._queue), list(self._work)
+            self._queue.clear()
+            self._work.clear()
+            self._queue_bytes = 0
+            self._not_empty.notify()
+            self._not_full.notify_all()
+        _logger.critical("%s", error)
+        for work in works:
+            work.finish(error)
+        self._answer(_failed(rest, error))
+        self._horizon.close(error)
+
+    def _raise_if_ended(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self._closing:
+            raise Closed
+
+    # --- the writer's thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not (self._queue or self._work or self._closing or self.failure):
+                    self._not_empty.wait()
+                if self.failure is not None or (self._closing and not (self._queue or self._work)):
+                    return
+                work = self._work.popleft() if self._work else None
+                group = self._take_group() if work is None else []
+            if work is not None:
+                work.run()
+                continue
+            try:
+                self._write_group(group)
+            except StigmerError as error:
+                self._answer(_failed(group, error))
+                self.fail(error)
+            except BaseException as error:
+                # A bug: the state of log and views is not known, so this is treated like a failed disk.
+                _logger.exception("the writer stopped")
+                failed = StorageFailed(self._log.directory, "commit to", repr(error))
+                self._answer(_failed(group, failed))
+                self.fail(failed)
+
+    def _take_group(self) -> list[Ticket]:
+        group: list[Ticket] = []
+        size = 0
+        while self._queue and size < config.GROUP_BYTES_MAX:
+            ticket = self._queue.popleft()
+            size += len(ticket.payload)
+            self._queue_bytes -= len(ticket.payload) + _TICKET_BYTES
+            group.append(ticket)
+        self._not_full.notify_all()
+        return group
+
+    def _write_group(self, group: list[Ticket]) -> None:
+        """Take a group all the way. Raises only what is final."""
+        if self._behind and not self._fold([]):
+            self._refuse_while_behind(group)
+            return
+        decision = self._decide(group)
+        commits = decision.commits
+        if commits:
+            try:
+                self._log.append(
+                    [(ticket.payload, len(ticket.commit.events)) for ticket in decision.accepted], commits[0].time_ns
+                )
+            except DiskFull as error:
+                _logger.error("%s", error)
+                _failed(decision.pending, error)
+                self._answer(group)
+                return
+            if self._durability is Durability.FSYNC:
+                self._sync()
+            if not self._fold(commits):
+                _failed(decision.pending, _not_visible(self.generation.directory))
+                self._answer(group)
+                return
+        self._publish(group, commits)
+
+    def _refuse_while_behind(self, group: list[Ticket]) -> None:
+        """Answer a group while the views lack commits that are in the log, and still cannot take them."""
+        in_log = {commit.request_id for commit in self._behind}
+        for ticket in group:
+            known = ticket.commit.request_id and ticket.commit.request_id in in_log
+            directory = self.generation.directory
+            _failed([ticket], _not_visible(directory) if known else DiskFull(directory))
+        self._answer(group)
+
+    def _decide(self, group: list[Ticket]) -> _Decision:
+        """Number the commits that may be appended; answer the others in their tickets."""
+        try:
+            return self._decide_once(group)
+        except CorruptView as error:
+            self._fold_again(error)
+            return self._decide_once(group)
+
+    def _decide_once(self, group: list[Ticket]) -> _Decision:
+        environment = self.generation.environment
+        # Times never go back, so that a time finds one place in the log.
+        time_ns = max(time.time_ns(), self._log.last_time_ns)
+        transaction = environment.begin()
+        try:
+            decision = _Decision(transaction, environment.databases, self._log.next_revision, time_ns)
+            for ticket in group:
+                decision.take(ticket)
+            return decision
+        finally:
+            environment.end(transaction)
+
+    def _sync(self) -> None:
+        started = time.monotonic()
+        self._log.sync()
+        took = time.monotonic() - started
+        if took > _SLOW_SYNC_SECONDS:
+            _logger.warning("slow disk: an fsync of the log took %.1f s", took)
+
+    def _fold(self, commits: list[FoldCommit]) -> bool:
+        """Fold commits, and first those that a full disk kept out; False if it still does."""
+        pending = self._behind + commits
+        try:
+            self.generation.projector.fold(pending)
+        except DiskFull as error:
+            _logger.error("the views cannot be written: %s", error)
+            self._behind = pending
+            return False
+        except CorruptView as error:
+            self._fold_again(error)
+        self._behind = []
+        return True
+
+    def _fold_again(self, error: CorruptView) -> None:
+        """Replace views that were found damaged. Readers of other rows are served from them meanwhile."""
+        _logger.error("%s; the views are folded again from the log", error)
+        if self.rebuild is None:
+            raise error
+        self.rebuild()
+
+    def _publish(self, group: list[Ticket], commits: list[FoldCommit]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self._horizon.advance(self.generation.projector.checkpoint)
+        self._answer(group)
+        if commits:
+            self._horizon.wake()
+
+    def _answer(self, tickets: Iterable[Ticket]) -> None:
+        by_sink: dict[Sink, list[Ticket]] = {}
+        for ticket in tickets:
+            by_sink.setdefault(ticket.sink, []).append(ticket)
+        for sink, theirs in by_sink.items():
+            sink(theirs)
+
+
+class _Decision:
+    """Decides the commits of one group, one after the other, each against what those before it will have done."""
+
+    def __init__(self, transaction: Transaction, databases: Any, next_revision: int, time_ns: int) -> None:
+        self.accepted: list[Ticket] = []
+        self.pending: list[Ticket] = []
+        """The accepted, and those that repeat the request of one: all that this group has still to make true."""
+        self.commits: list[FoldCommit] = []
+        self._transaction = transaction
+        self._databases = databases
+        self._next_revision = next_revision
+        self._time_ns = time_ns
+        self._answered: dict[str, Committed] = {}
+        self._changed: dict[bytes, int] = {}
+        self._entered = 0
+
+    def take(self, ticket: Ticket) -> None:
+        """Accept a commit and number it, or put the answer into its ticket."""
+        commit = ticket.commit
+        request_id = commit.request_id
+        if request_id:
+            if request_id in self._answered:
+                ticket.committed = self._answered[request_id]
+                self.pending.append(ticket)
+                return
+            earlier = requests.lookup(self._transaction, self._databases[requests.DATABASE], request_id)
+            if earlier is not None:
+                ticket.committed = earlier
+                return
+        try:
+            self._check(commit)
+        except (NotFound, Conflict) as error:
+            ticket.error = error
+            return
+        fold = fold_commit(commit, self._next_revision, self._time_ns)
+        ticket.committed = Committed(Revision(fold.first_revision), Revision(fold.last_revision))
+        if request_id:
+            self._answered[request_id] = ticket.committed
+        self._next_revision = fold.last_revision + 1
+        self.accepted.append(ticket)
+        self.pending.append(ticket)
+        self.commits.append(fold)
+
+    def _check(self, commit: log_pb2.Commit) -> None:
+        """Raise unless every event's precondition holds, each after the events before it."""
+        if not any(event.op == _DELETE or event.HasField("expected_revision") for event in commit.events):
+            return
+        own: dict[bytes, int] = {}
+        for place, event in enumerate(commit.events):
+            key = key_of(event.kind, event.id)
+            now = own[key] if key in own else self._revision_of(key)
+            if event.HasField("expected_revision") and event.expected_revision != now:
+                if event.expected_revision == 0:
+                    raise AlreadyExists(event.kind, event.id, now)
+                raise Conflict(event.kind, event.id, event.expected_revision, now)
+            if event.op == _DELETE:
+                if now == 0:
+                    raise NotFound(event.kind, event.id)
+                own[key] = 0
+            else:
+                own[key] = self._next_revision + place
+
+    def _revision_of(self, key: bytes) -> int:
+        """Give the revision that a key has after the commits accepted so far; 0 where it is not there."""
+        while self._entered < len(self.commits):
+            for change in self.commits[self._entered].changes:
+                self._changed[change.key] = 0 if change.value is None else change.revision
+            self._entered += 1
+        if key in self._changed:
+            return self._changed[key]
+        head = snapshot.read_head(self._transaction, self._databases[snapshot.DATABASE], key)
+        return 0 if head is None else head.revision
+
+
+class _Work:
+    """A function to be run on the writer's thread."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self.error = error
+        self.done.set()
+
+    def finish(self, error: BaseException) -> None:
+        self.error = error
+        self.done.set()
+
+
+def _failed(tickets: list[Ticket], error: StigmerError) -> list[Ticket]:
+    """Put an error into tickets; those that were refused already keep their own."""
+    for ticket in tickets:
+        if ticket.error is None:
+            ticket.committed = None
+            ticket.error = error
+    return tickets
+
+
+def _not_visible(directory: str) -> Unavailable:
+    return Unavailable(
+        f"the write is in the log, but the disk is too full for the views: {directory}",
+        hint="free some space, then repeat the write with the same request id",
+    )
