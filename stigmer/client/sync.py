@@ -1,0 +1,286 @@
+"""The blocking client: the methods of the embedded `Store`, answered by a daemon.
+
+It is thread-safe. Errors are those of `stigmer.errors`, never gRPC's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from stigmer import codec, config, wire
+from stigmer.client import answers, attempts, requests
+from stigmer.client.attempts import Attempts
+from stigmer.errors import Closed, OutcomeUnknown, StigmerError
+from stigmer.model import (
+    Committed,
+    Delete,
+    Event,
+    FoldReport,
+    FrameInfo,
+    Page,
+    ProgressCallback,
+    Resource,
+    Revision,
+    Save,
+    SegmentInfo,
+    Status,
+)
+from stigmer.pb import store_pb2
+
+_T = TypeVar("_T")
+Resources = list[Resource]  # inside the class, `list` is the method
+
+
+def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
+    """Connect to the daemon at `HOST:PORT` or `unix:PATH`.
+
+    `timeout`, in seconds, bounds each call, with the attempts it takes while the daemon is restarted; None: no bound.
+    Raises `Unavailable` at once where no daemon is there, or, with `wait_for_ready`, when none has come in that time.
+    """
+    client = Client(addr, timeout)
+    try:
+        client._attach(wait_for_ready)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+class Client:
+    """A connection to a daemon. Made by `connect`."""
+
+    def __init__(self, addr: str, timeout: float | None) -> None:
+        requests.check_timeout(timeout)
+        self._address = wire.parse_address(addr)
+        self._timeout = timeout
+        self._request_ids = requests.RequestIds()
+        self._closed = threading.Event()
+        self._channel = grpc.insecure_channel(attempts.target_of(self._address), attempts.CHANNEL_OPTIONS)
+        self._store: dict[str, Callable[..., Any]] = self._methods(wire.STORE_SERVICE)
+        self._admin: dict[str, Callable[..., Any]] = self._methods(wire.ADMIN_SERVICE)
+        # Written once, by `_attach`, before anybody else has the client.
+        self._store_id = ""
+
+    def _methods(self, service: str) -> dict[str, Callable[..., Any]]:
+        return {
+            name: (self._channel.unary_stream if method.streams else self._channel.unary_unary)(method.path)
+            for name, method in wire.methods(service).items()
+        }
+
+    def _attach(self, wait_for_ready: bool) -> None:
+        answer = self._call(self._admin["status"], b"", can_wait=wait_for_ready)
+        self._store_id = answers.status(answer).store_id
+
+    # --- resources ---
+
+    def save(
+        self,
+        kind: str,
+        id: str,
+        value: object,
+        *,
+        expected_revision: int | None = None,
+        request_id: str | None = None,
+    ) -> Revision:
+        """Save one resource; gives the revision of the event, once it is durable and visible."""
+        return self.commit([Save(kind, id, value, expected_revision)], request_id=request_id).last_revision
+
+    def delete(
+        self, kind: str, id: str, *, expected_revision: int | None = None, request_id: str | None = None
+    ) -> Revision:
+        """Delete one resource; raises `NotFound` where there is none."""
+        return self.commit([Delete(kind, id, expected_revision)], request_id=request_id).last_revision
+
+    def commit(self, changes: Sequence[Save | Delete], *, request_id: str | None = None) -> Committed:
+        """Make changes as one atomic commit."""
+        chosen = request_id or self._request_ids.next()
+        payload = requests.commit(changes, chosen)
+        return answers.committed(self._call(self._store["commit"], payload, request_id=chosen))
+
+    def get(self, kind: str, id: str) -> Resource:
+        """Give a resource; raises `NotFound` where there is none."""
+        return codec.resource_of(self._call(self._store["get"], requests.get(kind, id)))
+
+    def list(self, kind: str, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
+        """Give the resources of a kind in the order of their ids: all of them, or up to `limit`."""
+        requests.check_list(kind, prefix, limit, page_token)
+        found: Resources = []
+        token = page_token or ""
+        while True:
+            left = None if limit is None else limit - len(found)
+            token = self._list_call(requests.list_call(kind, prefix, left, token), found)
+            if not token or len(found) == limit:
+                return Page(found, token or None)
+
+    def _list_call(self, request: bytes, found: Resources) -> str:
+        taken = len(found)
+
+        def read() -> str:
+            del found[taken:]  # of an attempt that broke off
+            token = ""
+            for message in self._begin(self._store["list"], request, tries):
+                token = answers.list_page(message, found)
+            return token
+
+        tries = Attempts(self._address, self._timeout, can_wait=True)
+        return self._tried(read, tries)
+
+    def count(self) -> dict[str, int]:
+        """Give the number of resources of each kind."""
+        return answers.count(self._call(self._store["count"], b""))
+
+    # --- the log ---
+
+    def tail(
+        self,
+        after: int = 0,
+        kinds: Collection[str] | None = None,
+        prefix: str | None = None,
+        follow: bool = True,
+    ) -> Iterator[Event]:
+        """Give the events behind revision `after`: those there are, then, if `follow`, those that come.
+
+        A restart of the daemon is not seen: the tail goes on at the next revision. Closing the iterator, or the client,
+        ends it.
+        """
+        requests.check_revision(after, "after", 0)
+        return self._tail(after, requests.TailFilter(kinds, prefix, follow))
+
+    def _tail(self, after: int, asked: requests.TailFilter) -> Iterator[Event]:
+        failures = 0
+        while True:
+            call = self._begin(self._store["tail"], asked.request(after), None)
+            try:
+                self._check_store(call)
+                for message in call:
+                    response = store_pb2.TailResponse.FromString(message)
+                    yield from codec.events_of(response.commits, after)
+                    after = response.through_revision
+                    failures = 0
+                if not asked.follow:
+                    return
+            except grpc.RpcError as error:
+                self._raise_if_closed(error)
+                if not attempts.is_passing(error):
+                    raise attempts.typed(error, self._address) from error
+            finally:
+                call.cancel()
+            self._pause(attempts.backoff_seconds(failures))
+            failures += 1
+            self._wait_for_daemon(asked.follow)
+
+    def _check_store(self, call: Any) -> None:
+        for key, value in call.initial_metadata() or ():
+            if key == wire.STORE_ID_KEY and value != self._store_id:
+                raise attempts.wrong_store(self._address, self._store_id, value)
+
+    def _wait_for_daemon(self, for_ever: bool) -> None:
+        while True:
+            try:
+                self.status()
+                return
+            except OutcomeUnknown:
+                if not for_ever:
+                    raise
+
+    # --- a look inside ---
+
+    def status(self) -> Status:
+        """Give the store's status, with the daemon's addresses and tails."""
+        return answers.status(self._call(self._admin["status"], b""))
+
+    def segments(self) -> Sequence[SegmentInfo]:
+        """Give the files of the log."""
+        return answers.segments(self._call(self._admin["segments"], b""))
+
+    def frame(self, revision: int) -> FrameInfo:
+        """Give the commit that holds a revision, as it lies on disk; raises `NotFound` where there is none."""
+        requests.check_revision(revision, "revision", 1)
+        return answers.frame(
+            self._call(self._admin["frame"], store_pb2.FrameRequest(revision=revision).SerializeToString())
+        )
+
+    def replay(self, progress: ProgressCallback | None = None) -> FoldReport:
+        """Have the views folded anew from the log, compared and swapped in; takes as long as it takes."""
+        return self._fold("replay", progress)
+
+    def verify(self, progress: ProgressCallback | None = None) -> FoldReport:
+        """Have the views compared with a fold of the log; takes as long as it takes."""
+        return self._fold("verify", progress)
+
+    def _fold(self, name: str, progress: ProgressCallback | None) -> FoldReport:
+        call = self._begin(self._admin[name], b"", None)
+        try:
+            for message in call:
+                told = answers.fold(message)
+                if isinstance(told, FoldReport):
+                    return told
+                if progress is not None:
+                    progress(told)
+        except grpc.RpcError as error:
+            self._raise_if_closed(error)
+            raise attempts.typed(error, self._address) from error
+        finally:
+            call.cancel()
+        raise StigmerError(f"the daemon at {self._address} ended the {name} without a report")
+
+    # --- calls ---
+
+    def _call(
+        self, method: Callable[..., bytes], request: bytes, *, request_id: str | None = None, can_wait: bool = True
+    ) -> bytes:
+        tries = Attempts(self._address, self._timeout, can_wait=can_wait, request_id=request_id)
+        return self._tried(
+            lambda: method(request, timeout=tries.seconds_left, wait_for_ready=tries.wait_for_ready), tries
+        )
+
+    def _tried(self, attempt: Callable[[], _T], tries: Attempts) -> _T:
+        """Run attempts until one succeeds, or the failure is one to raise."""
+        while True:
+            if self._closed.is_set():
+                raise Closed("client")
+            try:
+                return attempt()
+            except grpc.RpcError as error:
+                self._raise_if_closed(error)
+                delay = tries.failed(error)
+            except ValueError as error:  # what gRPC raises on a closed channel
+                self._raise_if_closed(error)
+                raise
+            self._pause(delay)
+
+    def _begin(self, method: Callable[..., Any], request: bytes, tries: Attempts | None) -> Any:
+        """Begin a call that answers with a stream."""
+        try:
+            if tries is None:
+                return method(request)
+            return method(request, timeout=tries.seconds_left, wait_for_ready=tries.wait_for_ready)
+        except ValueError as error:
+            self._raise_if_closed(error)
+            raise
+
+    def _pause(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise Closed("client")
+
+    def _raise_if_closed(self, error: Exception) -> None:
+        if self._closed.is_set():
+            raise Closed("client") from error
+
+    def close(self) -> None:
+        """End the connection and every call on it. Closing twice is fine."""
+        self._closed.set()
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

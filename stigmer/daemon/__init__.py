@@ -1,0 +1,10 @@
+"""The daemon: owns a data directory and serves it over gRPC.
+
+handlers.py       errors become status codes
+store_service.py  stigmer.store.v1.Store          tail.py    its followers
+admin_service.py  stigmer.store.v1.Admin          splice.py  answers from stored bytes
+addresses.py      where to listen
+server.py         puts store, services, health and reflection together
+info.py           the file by which others find the daemon of a data directory
+lifecycle.py      runs a daemon from start to end; starts one in the background, stops one
+"""

@@ -1,0 +1,93 @@
+"""Where the daemon listens: loopback and sockets in the file system, nothing else yet.
+
+Owns the checks that gRPC leaves out. It removes a socket that is there already, even one that another daemon answers
+on, and makes new ones for everybody; and it says "failed to bind" without the reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from typing import Any
+
+from stigmer import names, wire
+from stigmer.errors import AddressInUse, InvalidArgument
+from stigmer.wire import Address
+
+_PROBE_SECONDS = 1.0
+
+
+def parse_listen(text: str) -> Address:
+    """Parse an address to listen on. Raises `InvalidArgument` where it is none, or not a local one."""
+    address = wire.parse_address(text, "listen")
+    if address.is_unix:
+        return Address("", 0, os.path.abspath(address.path))
+    if address.host != "localhost" and not _is_loopback(address.host):
+        raise InvalidArgument(
+            "listen",
+            f"{names.shown(text)} can be reached from other machines, and this version has neither TLS nor a token",
+            hint="listen on 127.0.0.1:PORT, [::1]:PORT or unix:PATH",
+        )
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def prepare_socket(path: str) -> None:
+    """Make room for a socket: a stale one, on which nobody answers, is removed.
+
+    Raises `AddressInUse` where somebody answers, and `InvalidArgument` where something else is in the way.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            raise InvalidArgument("listen", f"unix:{path}: there is no directory {directory}") from None
+        return
+    except OSError as error:
+        raise InvalidArgument("listen", f"unix:{path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(found.st_mode):
+        raise InvalidArgument("listen", f"unix:{path}: a file that is no socket is in the way")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError as error:
+            # Somebody may be there: a full backlog, or a socket that is not ours to connect to.
+            raise AddressInUse(f"unix:{path}") from error
+        else:
+            raise AddressInUse(f"unix:{path}")
+
+
+def explain_failure(address: Address) -> AddressInUse | InvalidArgument:
+    """Find out why gRPC could not bind an address, by binding it once more."""
+    problem = "cannot be bound"
+    try:
+        for family, kind, _, _, place in _places(address):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+                probe.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return AddressInUse(str(address))
+        problem = error.strerror or str(error)
+    return InvalidArgument("listen", f"{address}: {problem}")
+
+
+def _places(address: Address) -> list[tuple[int, int, int, str, Any]]:
+    if address.is_unix:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", address.path)]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [(int(family), int(kind), proto, name, place) for family, kind, proto, name, place in found]

@@ -1,0 +1,85 @@
+"""From a service's methods to gRPC's handlers: the one boundary where errors become status codes.
+
+A service is an object with a coroutine per method of its descriptor, named as the method in lower case, so that a
+method that is missing or misspelt is noticed when the daemon starts. Requests and answers are bytes here: some are
+passed on as they are, the others are parsed by the service.
+
+A `StigmerError` is the caller's to handle and is not logged, unless it tells of damage. Anything else is a bug: logged
+with its traceback once, here, while the caller gets a sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from stigmer import wire
+from stigmer.errors import Closed, CorruptLog, CorruptView, StigmerError, Unavailable
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Unary = Callable[[bytes, Context], Awaitable[bytes]]
+Streaming = Callable[[bytes, Context], Awaitable[None]]
+
+_logger = logging.getLogger("stigmer.daemon")
+
+
+async def _refuse(context: Context, path: str, error: StigmerError) -> None:
+    if isinstance(error, Closed):
+        # The store is closed when the daemon stops; to the caller it is the daemon that goes away.
+        error = Unavailable("the daemon is stopping")
+    if isinstance(error, CorruptLog | CorruptView):
+        _logger.error("%s: %s", path, error.message)
+    await context.abort(
+        grpc.StatusCode[wire.status_of(error)],
+        error.message,
+        ((wire.ERROR_DETAIL_KEY, wire.detail_of(error)),),
+    )
+
+
+async def _report_bug(context: Context, path: str) -> None:
+    _logger.exception("%s failed", path)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{path} failed inside the daemon; its log has the traceback")
+
+
+def _unary(path: str, method: Unary) -> Unary:
+    async def handle(request: bytes, context: Context) -> bytes:
+        try:
+            return await method(request, context)
+        except StigmerError as error:
+            await _refuse(context, path, error)
+        except Exception:
+            await _report_bug(context, path)
+        raise AssertionError("abort() returned")
+
+    return handle
+
+
+def _streaming(path: str, method: Streaming) -> Streaming:
+    async def handle(request: bytes, context: Context) -> None:
+        try:
+            await method(request, context)
+        except StigmerError as error:
+            await _refuse(context, path, error)
+        except Exception:
+            if context.done():  # the caller is gone: a write to it failed
+                return
+            await _report_bug(context, path)
+
+    return handle
+
+
+def handler_of(service: str, servicer: object) -> grpc.GenericRpcHandler:
+    """Make the handler of a service, named in full, from an object with its methods."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    for name, method in wire.methods(service).items():
+        behaviour = getattr(servicer, name)
+        handlers[method.name] = (
+            grpc.unary_stream_rpc_method_handler(_streaming(method.path, behaviour))
+            if method.streams
+            else grpc.unary_unary_rpc_method_handler(_unary(method.path, behaviour))
+        )
+    return grpc.method_handlers_generic_handler(service, handlers)

@@ -1,0 +1,118 @@
+"""The service `stigmer.store.v1.Store`, but for Tail's work, which is in `tail.py`.
+
+Invariants:
+- The event loop never waits for the disk. A commit goes to the store's writer and comes back through `_deliver`, by one
+  wake-up of the loop for all the commits of a group; pages of a List are read on a thread.
+- A commit's bytes go to the log as they came, and a row's bytes to the caller as they lie.
+- A caller that cancels, or whose deadline passes, stops waiting; its commit is carried out all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+
+from stigmer import config, wire
+from stigmer.daemon import splice
+from stigmer.daemon.handlers import Context
+from stigmer.daemon.tail import Tails
+from stigmer.model import Committed
+from stigmer.pb import log_pb2, store_pb2
+from stigmer.store import Store
+from stigmer.writer import Ticket
+
+_INLINE_BYTES_MAX = 256 * config.KIB
+"""A commit up to this size is checked on the event loop; a larger one would hold up other calls."""
+
+
+class StoreService:
+    """Answers the calls of `stigmer.store.v1.Store` out of an open store."""
+
+    def __init__(self, store: Store, tails: Tails, readers: Executor) -> None:
+        self._store = store
+        self._tails = tails
+        self._readers = readers
+        self._loop = asyncio.get_running_loop()
+
+    async def save(self, request: bytes, context: Context) -> bytes:
+        """Save one resource."""
+        asked = wire.parsed(store_pb2.SaveRequest, request)
+        commit = log_pb2.Commit(request_id=asked.request_id)
+        event = commit.events.add(op=log_pb2.Event.OP_SAVE, kind=asked.kind, id=asked.id, value=asked.value)
+        if asked.HasField("expected_revision"):
+            event.expected_revision = asked.expected_revision
+        return await self.commit(commit.SerializeToString(), context)
+
+    async def delete(self, request: bytes, context: Context) -> bytes:
+        """Delete one resource."""
+        asked = wire.parsed(store_pb2.DeleteRequest, request)
+        commit = log_pb2.Commit(request_id=asked.request_id)
+        event = commit.events.add(op=log_pb2.Event.OP_DELETE, kind=asked.kind, id=asked.id)
+        if asked.HasField("expected_revision"):
+            event.expected_revision = asked.expected_revision
+        return await self.commit(commit.SerializeToString(), context)
+
+    async def commit(self, request: bytes, context: Context) -> bytes:
+        """Make the changes of a serialized commit, and answer when they are durable and visible."""
+        done: asyncio.Future[Committed] = self._loop.create_future()
+        if len(request) <= _INLINE_BYTES_MAX:
+            self._store.submit(request, self._deliver, done)
+        else:
+            await self._loop.run_in_executor(self._readers, self._store.submit, request, self._deliver, done)
+        committed = await done
+        return store_pb2.CommitResponse(
+            first_revision=committed.first_revision, last_revision=committed.last_revision
+        ).SerializeToString()
+
+    def _deliver(self, tickets: list[Ticket]) -> None:
+        # On the writer's thread, once per group.
+        self._loop.call_soon_threadsafe(_settle, tickets)
+
+    async def get(self, request: bytes, context: Context) -> bytes:
+        """Give one resource, as its row has it."""
+        asked = wire.parsed(store_pb2.GetRequest, request)
+        return self._store.get_row(asked.kind, asked.id)
+
+    async def list(self, request: bytes, context: Context) -> None:
+        """Give the resources of a kind, page by page; each page is read when the one before was taken."""
+        asked = wire.parsed(store_pb2.ListRequest, request)
+        left, page_token = asked.limit, asked.page_token
+        while True:
+            rows, page_token = await self._loop.run_in_executor(
+                self._readers,
+                self._store.list_rows,
+                asked.kind,
+                asked.prefix,
+                left,
+                page_token,
+                config.PAGE_BYTES_MAX,
+            )
+            is_last = not page_token
+            if asked.limit:
+                left -= len(rows)
+                is_last = is_last or left == 0
+            await context.write(splice.list_response(rows, page_token if is_last else ""))
+            if is_last:
+                return
+
+    async def count(self, request: bytes, context: Context) -> bytes:
+        """Give the number of resources of each kind."""
+        wire.parsed(store_pb2.CountRequest, request)
+        return store_pb2.CountResponse(counts=self._store.count()).SerializeToString()
+
+    async def tail(self, request: bytes, context: Context) -> None:
+        """Give the log from a revision on."""
+        await self._tails.serve(wire.parsed(store_pb2.TailRequest, request), context)
+
+
+def _settle(tickets: list[Ticket]) -> None:
+    """Hand each caller its answer, on the event loop."""
+    for ticket in tickets:
+        done: asyncio.Future[Committed] = ticket.context  # what `commit` gave
+        if done.done():
+            continue  # cancelled: nobody waits
+        if ticket.committed is not None:
+            done.set_result(ticket.committed)
+        else:
+            assert ticket.error is not None
+            done.set_exception(ticket.error)
