@@ -21,7 +21,7 @@ from stigmer.cli.invocation import Invocation
 from stigmer.errors import LogLocked, Unavailable
 
 if TYPE_CHECKING:
-    from stigmer.client.client import Client
+    from stigmer.client.sync import Client
     from stigmer.store import Store
 
     AnyStore: TypeAlias = Store | Client

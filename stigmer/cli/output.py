@@ -52,17 +52,18 @@ def json_text(value: object, *, indent: int | None = 2) -> str:
 def yaml_text(value: object) -> str:
     """Write a value as YAML, in blocks; text of several lines stays several lines."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.scalarstring import LiteralScalarString
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
     def prepared(part: Any) -> Any:
         if isinstance(part, Mapping):
-            return {key: prepared(item) for key, item in part.items()}
+            return {prepared(key): prepared(item) for key, item in part.items()}
         if isinstance(part, list | tuple):
             return [prepared(item) for item in part]
-        # A block shows its text raw, so only text that is safe on a terminal may become one.
-        if isinstance(part, str) and "\n" in part and visible(part.replace("\n", "")) == part.replace("\n", ""):
-            return LiteralScalarString(part)
-        return part
+        if not isinstance(part, str):
+            return part
+        if not part.replace("\n", "").isprintable():
+            return DoubleQuotedScalarString(part)  # the only style that has escapes
+        return LiteralScalarString(part) if "\n" in part else part
 
     yaml = YAML(typ="rt", pure=True)
     yaml.default_flow_style = False
@@ -71,7 +72,7 @@ def yaml_text(value: object) -> str:
     yaml.indent(mapping=2, sequence=4, offset=2)
     buffer = io.StringIO()
     yaml.dump(prepared(value), buffer)
-    return buffer.getvalue()
+    return "".join(c if c == "\n" or c.isprintable() else f"\\U{ord(c):08x}" for c in buffer.getvalue())
 
 
 def write_record(value: Mapping[str, object], output: str) -> None:

@@ -54,9 +54,9 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
 
 def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from stigmer.cli.commands.version import installed_version
+        from stigmer.version import VERSION
 
-        print(f"stigmer {installed_version()}")
+        print(f"stigmer {VERSION}")
         context.exit()
 
 

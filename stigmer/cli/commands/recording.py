@@ -11,7 +11,7 @@ from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, Group, pass_invocation
 
 if TYPE_CHECKING:
-    from stigmer.client import Client
+    from stigmer.client.sync import Client
 
 KIND = "agent_execution"
 

@@ -55,13 +55,17 @@ def tail_command(
     Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how to resume.
     """
     from stigmer.cli import backend
+    from stigmer.errors import InvalidArgument
     from stigmer.resources import kinds as known_kinds
 
     # Reading to the end needs no daemon; waiting for more does.
     source = backend.reader if no_follow else backend.daemon
     stored_kinds = [known_kinds.store_name(kind) for kind in kinds] or None
     with source(invocation) as store:
-        after = store.status().revision if start is None else start - 1
+        last = store.status().revision
+        after = last if start is None else start - 1
+        if after > last:
+            raise InvalidArgument("--from", f"{start} is beyond the end of the log, which is at revision {last}")
         printer = _Printer(invocation, values)
         next_revision = after + 1
         try:
@@ -117,10 +121,10 @@ class _Printer:
             when, width = event.time.astimezone().strftime("%H:%M:%S.%f")[:-3], 12
         header = ""
         if self._printed == 0:
-            header = f"{'REVISION':<10}  {'TIME':<{width}}  {'CHANGE':<6}  {'SIZE':>9}  RESOURCE\n"
+            header = f"{'REVISION':<10}  {'TIME':<{width}}  {'CHANGE':<6}  {'SIZE':<9}  RESOURCE\n"
         amount = size(len(event.value)) if event.op == "save" else "-"
         resource = visible(f"{event.kind}/{event.id}")
-        return f"{header}{event.revision:<10}  {when:<{width}}  {event.op:<6}  {amount:>9}  {resource}\n"
+        return f"{header}{event.revision:<10}  {when:<{width}}  {event.op:<6}  {amount:<9}  {resource}\n"
 
     def _record(self, event: Event) -> str:
         from stigmer.cli.output import json_text, rfc3339, yaml_text

@@ -8,7 +8,7 @@ from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, pass_invocation
 
 
-def installed_version(package: str = "stigmer") -> str:
+def installed_version(package: str) -> str:
     """Give the version of an installed package; "unknown" where it is not installed."""
     from importlib import metadata
 
@@ -25,8 +25,9 @@ def version_command(invocation: Invocation) -> None:
     import platform
 
     from stigmer.cli.output import write_record
+    from stigmer.version import VERSION
 
-    facts = {"stigmer": installed_version()}
+    facts = {"stigmer": VERSION}
     if invocation.verbose:
         facts["python"] = platform.python_version()
         facts["platform"] = platform.platform()
