@@ -63,17 +63,15 @@ class FieldRules(_message.Message):
     def __init__(self, required: _Optional[bool] = ..., min_len: _Optional[int] = ..., max_len: _Optional[int] = ..., pattern: _Optional[str] = ..., const: _Optional[str] = ..., uri: _Optional[bool] = ..., gte: _Optional[float] = ..., lte: _Optional[float] = ..., zero_is_unset: _Optional[bool] = ..., defined_only: _Optional[bool] = ..., min_items: _Optional[int] = ..., reference_kinds: _Optional[_Iterable[int]] = ..., owner_scopes: _Optional[_Iterable[int]] = ..., id: _Optional[str] = ..., message: _Optional[str] = ..., form_chosen_by: _Optional[str] = ..., **kwargs) -> None: ...
 
 class KindFacts(_message.Message):
-    __slots__ = ("number", "name", "plural", "id_prefix", "versioned", "shared_slugs")
+    __slots__ = ("number", "name", "plural", "id_prefix", "versioned")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PLURAL_FIELD_NUMBER: _ClassVar[int]
     ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
     VERSIONED_FIELD_NUMBER: _ClassVar[int]
-    SHARED_SLUGS_FIELD_NUMBER: _ClassVar[int]
     number: int
     name: str
     plural: str
     id_prefix: str
     versioned: bool
-    shared_slugs: bool
-    def __init__(self, number: _Optional[int] = ..., name: _Optional[str] = ..., plural: _Optional[str] = ..., id_prefix: _Optional[str] = ..., versioned: _Optional[bool] = ..., shared_slugs: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., name: _Optional[str] = ..., plural: _Optional[str] = ..., id_prefix: _Optional[str] = ..., versioned: _Optional[bool] = ...) -> None: ...

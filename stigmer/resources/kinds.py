@@ -1,8 +1,8 @@
 """The kinds of resources: which there are, what each is called, and which message holds it.
 
-Owns no table: a message with the option `stigmer.rules.v1.resource` is a kind, and the option has its facts. The
-generated modules are imported at the first question, not when this module is, so that a command that asks for no
-kind does not pay for them.
+Owns no table: a message with the option `stigmer.rules.v1.resource` is a kind, and the option has its facts.
+The generated modules are imported at the first question, not when this module is, so that a command that asks
+for no kind does not pay for them.
 
 The store itself knows none of this: a kind that is not found here is in order and its values stay bytes.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from typing import cast
 
 import msgspec
 from google.protobuf.descriptor import Descriptor
@@ -33,14 +34,12 @@ class Kind(msgspec.Struct, frozen=True):
     api_version: str
     versioned: bool
     """Whether every version is kept under its own hash."""
-    shared_slugs: bool
-    """Whether two resources of one organization may have the same slug; executions may."""
     message_class: type[Message]
 
     @property
     def descriptor(self) -> Descriptor:
         """The descriptor of the message that holds a resource of this kind."""
-        return self.message_class.DESCRIPTOR
+        return cast("Descriptor", self.message_class.DESCRIPTOR)
 
 
 @functools.cache
@@ -58,13 +57,12 @@ def all_kinds() -> tuple[Kind, ...]:
 
 
 def _kind_of(descriptor: Descriptor) -> Kind | None:
-    from stigmer.pb import rules_pb2
+    from stigmer.resources import options
 
-    options = descriptor.GetOptions()
-    if not options.HasExtension(rules_pb2.resource):
+    facts = options.kind_facts_of(descriptor)
+    api_version = options.rules_of(descriptor.fields_by_name["api_version"]) if facts else None
+    if facts is None or api_version is None:
         return None
-    facts = options.Extensions[rules_pb2.resource]
-    api_version = descriptor.fields_by_name["api_version"].GetOptions().Extensions[rules_pb2.rules]
     return Kind(
         name=facts.name,
         plural=facts.plural,
@@ -73,7 +71,6 @@ def _kind_of(descriptor: Descriptor) -> Kind | None:
         number=facts.number,
         api_version=api_version.const,
         versioned=facts.versioned,
-        shared_slugs=facts.shared_slugs,
         message_class=GetMessageClass(descriptor),
     )
 
@@ -94,8 +91,8 @@ def _by_folded_name() -> dict[str, Kind]:
 def find(text: str) -> Kind | None:
     """Give the kind that `text` names, or None.
 
-    A kind is named by its singular, its plural, its message's name or its id prefix; upper and lower case are the
-    same, and so are "_", "-" and nothing between words.
+    A kind is named by its singular, its plural, its message's name or its id prefix; upper and lower case are
+    the same, and so are "_", "-" and nothing between words.
     """
     return _by_folded_name().get(_folded(text))
 
@@ -106,13 +103,13 @@ def by_number(number: int) -> Kind | None:
 
 
 def store_name(text: str) -> str:
-    """Give the kind in the store's keys for what a person typed: a known kind's name, or the text as it is."""
+    """Give the kind as the store's keys have it: the name of a known kind, any other text as it is."""
     kind = find(text)
     return kind.name if kind is not None else text
 
 
 def decode(kind: Kind | str, value: bytes) -> Message | None:
-    """Parse a stored value as the message of its kind; None where the kind is unknown or the bytes are not one."""
+    """Parse a stored value as its kind's message; None for an unknown kind or bytes that are not one."""
     known = find(kind) if isinstance(kind, str) else kind
     if known is None:
         return None

@@ -27,7 +27,7 @@ from stigmer.pb.agentic import environment_pb2 as stigmer_dot_pb_dot_agentic_dot
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estigmer/pb/agentic/agent.proto\x12\x1b\x61i.stigmer.agentic.agent.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a$stigmer/pb/agentic/environment.proto\x1a\x16stigmer/pb/rules.proto\"\xa1\x03\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08icon_url\x18\x02 \x01(\t\x12\x1c\n\x0cinstructions\x18\x03 \x01(\tB\x06\xd2\x8a\x19\x02\x10\n\x12\x45\n\x0bmcp_servers\x18\x04 \x03(\x0b\x32\x30.ai.stigmer.agentic.agent.v1.McpServerDefinition\x12\x86\x01\n\nskill_refs\x18\x05 \x03(\x0b\x32\x34.ai.stigmer.commons.apiresource.ApiResourceReferenceB<\xd2\x8a\x19\x38j\x01+z\x0fskill_refs.kind\x82\x01!must be a reference of kind skill\x12\x39\n\nsub_agents\x18\x06 \x03(\x0b\x32%.ai.stigmer.agentic.agent.v1.SubAgent\x12\x44\n\x08\x65nv_spec\x18\x07 \x01(\x0b\x32\x32.ai.stigmer.agentic.environment.v1.EnvironmentSpec\"\xb5\x03\n\x08SubAgent\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1c\n\x0cinstructions\x18\x03 \x01(\tB\x06\xd2\x8a\x19\x02\x10\n\x12\x13\n\x0bmcp_servers\x18\x04 \x03(\t\x12Y\n\x13mcp_tool_selections\x18\x05 \x03(\x0b\x32<.ai.stigmer.agentic.agent.v1.SubAgent.McpToolSelectionsEntry\x12\x86\x01\n\nskill_refs\x18\x06 \x03(\x0b\x32\x34.ai.stigmer.commons.apiresource.ApiResourceReferenceB<\xd2\x8a\x19\x38j\x01+z\x0fskill_refs.kind\x82\x01!must be a reference of kind skill\x1ag\n\x16McpToolSelectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12<\n\x05value\x18\x02 \x01(\x0b\x32-.ai.stigmer.agentic.agent.v1.McpToolSelection:\x02\x38\x01\")\n\x10McpToolSelection\x12\x15\n\renabled_tools\x18\x01 \x03(\t\"\x82\x02\n\x13McpServerDefinition\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x39\n\x05stdio\x18\x02 \x01(\x0b\x32(.ai.stigmer.agentic.agent.v1.StdioServerH\x00\x12\x37\n\x04http\x18\x03 \x01(\x0b\x32\'.ai.stigmer.agentic.agent.v1.HttpServerH\x00\x12;\n\x06\x64ocker\x18\x04 \x01(\x0b\x32).ai.stigmer.agentic.agent.v1.DockerServerH\x00\x12\x15\n\renabled_tools\x18\x05 \x03(\tB\r\n\x0bserver_type\"\xda\x01\n\x0bStdioServer\x12\x17\n\x07\x63ommand\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12W\n\x10\x65nv_placeholders\x18\x03 \x03(\x0b\x32=.ai.stigmer.agentic.agent.v1.StdioServer.EnvPlaceholdersEntry\x12\x13\n\x0bworking_dir\x18\x04 \x01(\t\x1a\x36\n\x14\x45nvPlaceholdersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb5\x02\n\nHttpServer\x12\x13\n\x03url\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x45\n\x07headers\x18\x02 \x03(\x0b\x32\x34.ai.stigmer.agentic.agent.v1.HttpServer.HeadersEntry\x12N\n\x0cquery_params\x18\x03 \x03(\x0b\x32\x38.ai.stigmer.agentic.agent.v1.HttpServer.QueryParamsEntry\x12\x17\n\x0ftimeout_seconds\x18\x04 \x01(\x05\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10QueryParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\x0c\x44ockerServer\x12\x15\n\x05image\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12X\n\x10\x65nv_placeholders\x18\x03 \x03(\x0b\x32>.ai.stigmer.agentic.agent.v1.DockerServer.EnvPlaceholdersEntry\x12\x39\n\x07volumes\x18\x04 \x03(\x0b\x32(.ai.stigmer.agentic.agent.v1.VolumeMount\x12\x0f\n\x07network\x18\x05 \x01(\t\x12\x37\n\x05ports\x18\x06 \x03(\x0b\x32(.ai.stigmer.agentic.agent.v1.PortMapping\x12\x16\n\x0e\x63ontainer_name\x18\x07 \x01(\t\x1a\x36\n\x14\x45nvPlaceholdersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x0bVolumeMount\x12\x19\n\thost_path\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x1e\n\x0e\x63ontainer_path\x18\x02 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x11\n\tread_only\x18\x03 \x01(\x08\"h\n\x0bPortMapping\x12 \n\thost_port\x18\x01 \x01(\x05\x42\r\xd2\x8a\x19\tA\x00\x00\x00\x00\x00\x00\xf0?\x12%\n\x0e\x63ontainer_port\x18\x02 \x01(\x05\x42\r\xd2\x8a\x19\tA\x00\x00\x00\x00\x00\x00\xf0?\x12\x10\n\x08protocol\x18\x03 \x01(\t\"k\n\x0b\x41gentStatus\x12?\n\x05\x61udit\x18\x63 \x01(\x0b\x32\x30.ai.stigmer.commons.apiresource.ApiResourceAudit\x12\x1b\n\x13\x64\x65\x66\x61ult_instance_id\x18\x01 \x01(\t\"\x95\x03\n\x05\x41gent\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x19\n\x04kind\x18\x02 \x01(\tB\x0b\xd2\x8a\x19\x07*\x05\x41gent\x12\xb2\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBk\xd2\x8a\x19g\x08\x01r\x02\x01\x02z&agent.owner_scope.platform_or_org_only\x82\x01\x36\x61n agent belongs to the platform or to an organization\x12\x34\n\x04spec\x18\x04 \x01(\x0b\x32&.ai.stigmer.agentic.agent.v1.AgentSpec\x12\x38\n\x06status\x18\x05 \x01(\x0b\x32(.ai.stigmer.agentic.agent.v1.AgentStatus:\x1a\xd2\x8a\x19\x16\x08(\x12\x05\x61gent\x1a\x06\x61gents\"\x03\x61gt\" \n\x07\x41gentId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estigmer/pb/agentic/agent.proto\x12\x1b\x61i.stigmer.agentic.agent.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a$stigmer/pb/agentic/environment.proto\x1a\x16stigmer/pb/rules.proto\"\x8c\x03\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x10\n\x08icon_url\x18\x02 \x01(\t\x12\x1c\n\x0cinstructions\x18\x03 \x01(\tB\x06\xd2\x8a\x19\x02\x10\n\x12\x45\n\x0bmcp_servers\x18\x04 \x03(\x0b\x32\x30.ai.stigmer.agentic.agent.v1.McpServerDefinition\x12r\n\nskill_refs\x18\x05 \x03(\x0b\x32\x34.ai.stigmer.commons.apiresource.ApiResourceReferenceB(\xd2\x8a\x19$j\x01+z\x0fskill_refs.kind\x82\x01\rmust be skill\x12\x39\n\nsub_agents\x18\x06 \x03(\x0b\x32%.ai.stigmer.agentic.agent.v1.SubAgent\x12\x44\n\x08\x65nv_spec\x18\x07 \x01(\x0b\x32\x32.ai.stigmer.agentic.environment.v1.EnvironmentSpec\"\xa0\x03\n\x08SubAgent\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1c\n\x0cinstructions\x18\x03 \x01(\tB\x06\xd2\x8a\x19\x02\x10\n\x12\x13\n\x0bmcp_servers\x18\x04 \x03(\t\x12Y\n\x13mcp_tool_selections\x18\x05 \x03(\x0b\x32<.ai.stigmer.agentic.agent.v1.SubAgent.McpToolSelectionsEntry\x12r\n\nskill_refs\x18\x06 \x03(\x0b\x32\x34.ai.stigmer.commons.apiresource.ApiResourceReferenceB(\xd2\x8a\x19$j\x01+z\x0fskill_refs.kind\x82\x01\rmust be skill\x1ag\n\x16McpToolSelectionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12<\n\x05value\x18\x02 \x01(\x0b\x32-.ai.stigmer.agentic.agent.v1.McpToolSelection:\x02\x38\x01\")\n\x10McpToolSelection\x12\x15\n\renabled_tools\x18\x01 \x03(\t\"\x82\x02\n\x13McpServerDefinition\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x39\n\x05stdio\x18\x02 \x01(\x0b\x32(.ai.stigmer.agentic.agent.v1.StdioServerH\x00\x12\x37\n\x04http\x18\x03 \x01(\x0b\x32\'.ai.stigmer.agentic.agent.v1.HttpServerH\x00\x12;\n\x06\x64ocker\x18\x04 \x01(\x0b\x32).ai.stigmer.agentic.agent.v1.DockerServerH\x00\x12\x15\n\renabled_tools\x18\x05 \x03(\tB\r\n\x0bserver_type\"\xda\x01\n\x0bStdioServer\x12\x17\n\x07\x63ommand\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12W\n\x10\x65nv_placeholders\x18\x03 \x03(\x0b\x32=.ai.stigmer.agentic.agent.v1.StdioServer.EnvPlaceholdersEntry\x12\x13\n\x0bworking_dir\x18\x04 \x01(\t\x1a\x36\n\x14\x45nvPlaceholdersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb5\x02\n\nHttpServer\x12\x13\n\x03url\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x45\n\x07headers\x18\x02 \x03(\x0b\x32\x34.ai.stigmer.agentic.agent.v1.HttpServer.HeadersEntry\x12N\n\x0cquery_params\x18\x03 \x03(\x0b\x32\x38.ai.stigmer.agentic.agent.v1.HttpServer.QueryParamsEntry\x12\x17\n\x0ftimeout_seconds\x18\x04 \x01(\x05\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10QueryParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\x0c\x44ockerServer\x12\x15\n\x05image\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12X\n\x10\x65nv_placeholders\x18\x03 \x03(\x0b\x32>.ai.stigmer.agentic.agent.v1.DockerServer.EnvPlaceholdersEntry\x12\x39\n\x07volumes\x18\x04 \x03(\x0b\x32(.ai.stigmer.agentic.agent.v1.VolumeMount\x12\x0f\n\x07network\x18\x05 \x01(\t\x12\x37\n\x05ports\x18\x06 \x03(\x0b\x32(.ai.stigmer.agentic.agent.v1.PortMapping\x12\x16\n\x0e\x63ontainer_name\x18\x07 \x01(\t\x1a\x36\n\x14\x45nvPlaceholdersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x0bVolumeMount\x12\x19\n\thost_path\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x1e\n\x0e\x63ontainer_path\x18\x02 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x11\n\tread_only\x18\x03 \x01(\x08\"h\n\x0bPortMapping\x12 \n\thost_port\x18\x01 \x01(\x05\x42\r\xd2\x8a\x19\tA\x00\x00\x00\x00\x00\x00\xf0?\x12%\n\x0e\x63ontainer_port\x18\x02 \x01(\x05\x42\r\xd2\x8a\x19\tA\x00\x00\x00\x00\x00\x00\xf0?\x12\x10\n\x08protocol\x18\x03 \x01(\t\"k\n\x0b\x41gentStatus\x12?\n\x05\x61udit\x18\x63 \x01(\x0b\x32\x30.ai.stigmer.commons.apiresource.ApiResourceAudit\x12\x1b\n\x13\x64\x65\x66\x61ult_instance_id\x18\x01 \x01(\t\"\x8c\x03\n\x05\x41gent\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x19\n\x04kind\x18\x02 \x01(\tB\x0b\xd2\x8a\x19\x07*\x05\x41gent\x12\xa9\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBb\xd2\x8a\x19^\x08\x01r\x02\x01\x02z&agent.owner_scope.platform_or_org_only\x82\x01-must be platform or organization for an agent\x12\x34\n\x04spec\x18\x04 \x01(\x0b\x32&.ai.stigmer.agentic.agent.v1.AgentSpec\x12\x38\n\x06status\x18\x05 \x01(\x0b\x32(.ai.stigmer.agentic.agent.v1.AgentStatus:\x1a\xd2\x8a\x19\x16\x08(\x12\x05\x61gent\x1a\x06\x61gents\"\x03\x61gt\" \n\x07\x41gentId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSPEC'].fields_by_name['instructions']._loaded_options = None
   _globals['_AGENTSPEC'].fields_by_name['instructions']._serialized_options = b'\322\212\031\002\020\n'
   _globals['_AGENTSPEC'].fields_by_name['skill_refs']._loaded_options = None
-  _globals['_AGENTSPEC'].fields_by_name['skill_refs']._serialized_options = b'\322\212\0318j\001+z\017skill_refs.kind\202\001!must be a reference of kind skill'
+  _globals['_AGENTSPEC'].fields_by_name['skill_refs']._serialized_options = b'\322\212\031$j\001+z\017skill_refs.kind\202\001\rmust be skill'
   _globals['_SUBAGENT_MCPTOOLSELECTIONSENTRY']._loaded_options = None
   _globals['_SUBAGENT_MCPTOOLSELECTIONSENTRY']._serialized_options = b'8\001'
   _globals['_SUBAGENT'].fields_by_name['name']._loaded_options = None
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBAGENT'].fields_by_name['instructions']._loaded_options = None
   _globals['_SUBAGENT'].fields_by_name['instructions']._serialized_options = b'\322\212\031\002\020\n'
   _globals['_SUBAGENT'].fields_by_name['skill_refs']._loaded_options = None
-  _globals['_SUBAGENT'].fields_by_name['skill_refs']._serialized_options = b'\322\212\0318j\001+z\017skill_refs.kind\202\001!must be a reference of kind skill'
+  _globals['_SUBAGENT'].fields_by_name['skill_refs']._serialized_options = b'\322\212\031$j\001+z\017skill_refs.kind\202\001\rmust be skill'
   _globals['_MCPSERVERDEFINITION'].fields_by_name['name']._loaded_options = None
   _globals['_MCPSERVERDEFINITION'].fields_by_name['name']._serialized_options = b'\322\212\031\002\010\001'
   _globals['_STDIOSERVER_ENVPLACEHOLDERSENTRY']._loaded_options = None
@@ -75,43 +75,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENT'].fields_by_name['kind']._loaded_options = None
   _globals['_AGENT'].fields_by_name['kind']._serialized_options = b'\322\212\031\007*\005Agent'
   _globals['_AGENT'].fields_by_name['metadata']._loaded_options = None
-  _globals['_AGENT'].fields_by_name['metadata']._serialized_options = b'\322\212\031g\010\001r\002\001\002z&agent.owner_scope.platform_or_org_only\202\0016an agent belongs to the platform or to an organization'
+  _globals['_AGENT'].fields_by_name['metadata']._serialized_options = b'\322\212\031^\010\001r\002\001\002z&agent.owner_scope.platform_or_org_only\202\001-must be platform or organization for an agent'
   _globals['_AGENT']._loaded_options = None
   _globals['_AGENT']._serialized_options = b'\322\212\031\026\010(\022\005agent\032\006agents\"\003agt'
   _globals['_AGENTID'].fields_by_name['value']._loaded_options = None
   _globals['_AGENTID'].fields_by_name['value']._serialized_options = b'\322\212\031\002\010\001'
   _globals['_AGENTSPEC']._serialized_start=164
-  _globals['_AGENTSPEC']._serialized_end=581
-  _globals['_SUBAGENT']._serialized_start=584
-  _globals['_SUBAGENT']._serialized_end=1021
-  _globals['_SUBAGENT_MCPTOOLSELECTIONSENTRY']._serialized_start=918
-  _globals['_SUBAGENT_MCPTOOLSELECTIONSENTRY']._serialized_end=1021
-  _globals['_MCPTOOLSELECTION']._serialized_start=1023
-  _globals['_MCPTOOLSELECTION']._serialized_end=1064
-  _globals['_MCPSERVERDEFINITION']._serialized_start=1067
-  _globals['_MCPSERVERDEFINITION']._serialized_end=1325
-  _globals['_STDIOSERVER']._serialized_start=1328
-  _globals['_STDIOSERVER']._serialized_end=1546
-  _globals['_STDIOSERVER_ENVPLACEHOLDERSENTRY']._serialized_start=1492
-  _globals['_STDIOSERVER_ENVPLACEHOLDERSENTRY']._serialized_end=1546
-  _globals['_HTTPSERVER']._serialized_start=1549
-  _globals['_HTTPSERVER']._serialized_end=1858
-  _globals['_HTTPSERVER_HEADERSENTRY']._serialized_start=1760
-  _globals['_HTTPSERVER_HEADERSENTRY']._serialized_end=1806
-  _globals['_HTTPSERVER_QUERYPARAMSENTRY']._serialized_start=1808
-  _globals['_HTTPSERVER_QUERYPARAMSENTRY']._serialized_end=1858
-  _globals['_DOCKERSERVER']._serialized_start=1861
-  _globals['_DOCKERSERVER']._serialized_end=2215
-  _globals['_DOCKERSERVER_ENVPLACEHOLDERSENTRY']._serialized_start=1492
-  _globals['_DOCKERSERVER_ENVPLACEHOLDERSENTRY']._serialized_end=1546
-  _globals['_VOLUMEMOUNT']._serialized_start=2217
-  _globals['_VOLUMEMOUNT']._serialized_end=2308
-  _globals['_PORTMAPPING']._serialized_start=2310
-  _globals['_PORTMAPPING']._serialized_end=2414
-  _globals['_AGENTSTATUS']._serialized_start=2416
-  _globals['_AGENTSTATUS']._serialized_end=2523
-  _globals['_AGENT']._serialized_start=2526
-  _globals['_AGENT']._serialized_end=2931
-  _globals['_AGENTID']._serialized_start=2933
-  _globals['_AGENTID']._serialized_end=2965
+  _globals['_AGENTSPEC']._serialized_end=560
+  _globals['_SUBAGENT']._serialized_start=563
+  _globals['_SUBAGENT']._serialized_end=979
+  _globals['_SUBAGENT_MCPTOOLSELECTIONSENTRY']._serialized_start=876
+  _globals['_SUBAGENT_MCPTOOLSELECTIONSENTRY']._serialized_end=979
+  _globals['_MCPTOOLSELECTION']._serialized_start=981
+  _globals['_MCPTOOLSELECTION']._serialized_end=1022
+  _globals['_MCPSERVERDEFINITION']._serialized_start=1025
+  _globals['_MCPSERVERDEFINITION']._serialized_end=1283
+  _globals['_STDIOSERVER']._serialized_start=1286
+  _globals['_STDIOSERVER']._serialized_end=1504
+  _globals['_STDIOSERVER_ENVPLACEHOLDERSENTRY']._serialized_start=1450
+  _globals['_STDIOSERVER_ENVPLACEHOLDERSENTRY']._serialized_end=1504
+  _globals['_HTTPSERVER']._serialized_start=1507
+  _globals['_HTTPSERVER']._serialized_end=1816
+  _globals['_HTTPSERVER_HEADERSENTRY']._serialized_start=1718
+  _globals['_HTTPSERVER_HEADERSENTRY']._serialized_end=1764
+  _globals['_HTTPSERVER_QUERYPARAMSENTRY']._serialized_start=1766
+  _globals['_HTTPSERVER_QUERYPARAMSENTRY']._serialized_end=1816
+  _globals['_DOCKERSERVER']._serialized_start=1819
+  _globals['_DOCKERSERVER']._serialized_end=2173
+  _globals['_DOCKERSERVER_ENVPLACEHOLDERSENTRY']._serialized_start=1450
+  _globals['_DOCKERSERVER_ENVPLACEHOLDERSENTRY']._serialized_end=1504
+  _globals['_VOLUMEMOUNT']._serialized_start=2175
+  _globals['_VOLUMEMOUNT']._serialized_end=2266
+  _globals['_PORTMAPPING']._serialized_start=2268
+  _globals['_PORTMAPPING']._serialized_end=2372
+  _globals['_AGENTSTATUS']._serialized_start=2374
+  _globals['_AGENTSTATUS']._serialized_end=2481
+  _globals['_AGENT']._serialized_start=2484
+  _globals['_AGENT']._serialized_end=2880
+  _globals['_AGENTID']._serialized_start=2882
+  _globals['_AGENTID']._serialized_end=2914
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from stigmer.pb.agentic import executioncontext_pb2 as stigmer_dot_pb_dot_agenti
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'stigmer/pb/agentic/agentexecution.proto\x12$ai.stigmer.agentic.agentexecution.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a$stigmer/pb/agentic/apiresource.proto\x1a)stigmer/pb/agentic/executioncontext.proto\x1a\x16stigmer/pb/rules.proto\"\x92\x03\n\x12\x41gentExecutionSpec\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x17\n\x07message\x18\x03 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12O\n\x10\x65xecution_config\x18\x04 \x01(\x0b\x32\x35.ai.stigmer.agentic.agentexecution.v1.ExecutionConfig\x12\x63\n\x0bruntime_env\x18\x05 \x03(\x0b\x32H.ai.stigmer.agentic.agentexecution.v1.AgentExecutionSpec.RuntimeEnvEntryB\x04\xd8\x8a\x19\x01\x12\x1c\n\x0e\x63\x61llback_token\x18\x06 \x01(\x0c\x42\x04\xd8\x8a\x19\x01\x1ai\n\x0fRuntimeEnvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x45\n\x05value\x18\x02 \x01(\x0b\x32\x36.ai.stigmer.agentic.executioncontext.v1.ExecutionValue:\x02\x38\x01\"%\n\x0f\x45xecutionConfig\x12\x12\n\nmodel_name\x18\x01 \x01(\t\"\xe6\x03\n\x0e\x41gentExecution\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\"\n\x04kind\x18\x02 \x01(\tB\x14\xd2\x8a\x19\x10*\x0e\x41gentExecution\x12\xb7\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBp\xd2\x8a\x19l\x08\x01r\x01\x00z,agent_execution.owner_scope.unspecified_only\x82\x01\x36\x61n agent execution belongs to whom its session belongs\x12\x46\n\x04spec\x18\x04 \x01(\x0b\x32\x38.ai.stigmer.agentic.agentexecution.v1.AgentExecutionSpec\x12J\n\x06status\x18\x05 \x01(\x0b\x32:.ai.stigmer.agentic.agentexecution.v1.AgentExecutionStatus:0\xd2\x8a\x19,\x08)\x12\x0f\x61gent_execution\x1a\x10\x61gent_executions\"\x03\x61\x65x0\x01\"\x90\x05\n\x14\x41gentExecutionStatus\x12?\n\x05\x61udit\x18\x63 \x01(\x0b\x32\x30.ai.stigmer.commons.apiresource.ApiResourceAudit\x12\x44\n\x08messages\x18\x01 \x03(\x0b\x32\x32.ai.stigmer.agentic.agentexecution.v1.AgentMessage\x12K\n\x05phase\x18\x02 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.ExecutionPhaseB\x06\xd2\x8a\x19\x02X\x01\x12\x42\n\ntool_calls\x18\x03 \x03(\x0b\x32..ai.stigmer.agentic.agentexecution.v1.ToolCall\x12U\n\x14sub_agent_executions\x18\x04 \x03(\x0b\x32\x37.ai.stigmer.agentic.agentexecution.v1.SubAgentExecution\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x12\n\nstarted_at\x18\x07 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x08 \x01(\t\x12T\n\x05todos\x18\t \x03(\x0b\x32\x45.ai.stigmer.agentic.agentexecution.v1.AgentExecutionStatus.TodosEntry\x12\x1c\n\x0e\x63\x61llback_token\x18\n \x01(\x0c\x42\x04\xd8\x8a\x19\x01\x1a\\\n\nTodosEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12=\n\x05value\x18\x02 \x01(\x0b\x32..ai.stigmer.agentic.agentexecution.v1.TodoItem:\x02\x38\x01\"\x91\x01\n\x08TodoItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12@\n\x06status\x18\x03 \x01(\x0e\x32\x30.ai.stigmer.agentic.agentexecution.v1.TodoStatus\x12\x12\n\ncreated_at\x18\x04 \x01(\t\x12\x12\n\nupdated_at\x18\x05 \x01(\t\"\xea\x01\n\x0c\x41gentMessage\x12G\n\x04type\x18\x01 \x01(\x0e\x32\x31.ai.stigmer.agentic.agentexecution.v1.MessageTypeB\x06\xd2\x8a\x19\x02X\x01\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\ttimestamp\x18\x03 \x01(\t\x12\x42\n\ntool_calls\x18\x04 \x03(\x0b\x32..ai.stigmer.agentic.agentexecution.v1.ToolCall\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb7\x02\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x04\x61rgs\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06result\x18\x04 \x01(\t\x12L\n\x06status\x18\x05 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.ToolCallStatusB\x06\xd2\x8a\x19\x02X\x01\x12S\n\x12\x63omponent_metadata\x18\x06 \x01(\x0b\x32\x37.ai.stigmer.agentic.agentexecution.v1.ComponentMetadata\x12\x12\n\nstarted_at\x18\x07 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\"\x84\x01\n\x11\x43omponentMetadata\x12\x16\n\x0e\x63omponent_type\x18\x01 \x01(\t\x12\x17\n\x0f\x63omponent_group\x18\x02 \x01(\t\x12\x13\n\x0blayout_hint\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xfe\x01\n\x11SubAgentExecution\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12L\n\x06status\x18\x05 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.SubAgentStatusB\x06\xd2\x8a\x19\x02X\x01\x12\x12\n\nstarted_at\x18\x06 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12)\n\x08metadata\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\"\x93\x01\n\x1f\x41gentExecutionUpdateStatusInput\x12\x1c\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12R\n\x06status\x18\x02 \x01(\x0b\x32:.ai.stigmer.agentic.agentexecution.v1.AgentExecutionStatusB\x06\xd2\x8a\x19\x02\x08\x01\")\n\x10\x41gentExecutionId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"\"\n\tSessionId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"p\n\x12\x41gentExecutionList\x12\x13\n\x0btotal_pages\x18\x01 \x01(\x05\x12\x45\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x34.ai.stigmer.agentic.agentexecution.v1.AgentExecution\"\x96\x01\n\x1aListAgentExecutionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x43\n\x05phase\x18\x03 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.ExecutionPhase\x12\x0c\n\x04tags\x18\x04 \x03(\t\"h\n#ListAgentExecutionsBySessionRequest\x12\x1a\n\nsession_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t*\xab\x01\n\x0e\x45xecutionPhase\x12\x1f\n\x1b\x45XECUTION_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45XECUTION_PENDING\x10\x01\x12\x19\n\x15\x45XECUTION_IN_PROGRESS\x10\x02\x12\x17\n\x13\x45XECUTION_COMPLETED\x10\x03\x12\x14\n\x10\x45XECUTION_FAILED\x10\x04\x12\x17\n\x13\x45XECUTION_CANCELLED\x10\x05*t\n\x0bMessageType\x12\x1c\n\x18MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rMESSAGE_HUMAN\x10\x01\x12\x0e\n\nMESSAGE_AI\x10\x02\x12\x10\n\x0cMESSAGE_TOOL\x10\x03\x12\x12\n\x0eMESSAGE_SYSTEM\x10\x04*\x8f\x01\n\x0eToolCallStatus\x12 \n\x1cTOOL_CALL_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11TOOL_CALL_PENDING\x10\x01\x12\x15\n\x11TOOL_CALL_RUNNING\x10\x02\x12\x17\n\x13TOOL_CALL_COMPLETED\x10\x03\x12\x14\n\x10TOOL_CALL_FAILED\x10\x04*y\n\nTodoStatus\x12\x1b\n\x17TODO_STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cTODO_PENDING\x10\x01\x12\x14\n\x10TODO_IN_PROGRESS\x10\x02\x12\x12\n\x0eTODO_COMPLETED\x10\x03\x12\x12\n\x0eTODO_CANCELLED\x10\x04*\x93\x01\n\x0eSubAgentStatus\x12 \n\x1cSUB_AGENT_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11SUB_AGENT_PENDING\x10\x01\x12\x19\n\x15SUB_AGENT_IN_PROGRESS\x10\x02\x12\x17\n\x13SUB_AGENT_COMPLETED\x10\x03\x12\x14\n\x10SUB_AGENT_FAILED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'stigmer/pb/agentic/agentexecution.proto\x12$ai.stigmer.agentic.agentexecution.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a$stigmer/pb/agentic/apiresource.proto\x1a)stigmer/pb/agentic/executioncontext.proto\x1a\x16stigmer/pb/rules.proto\"\x92\x03\n\x12\x41gentExecutionSpec\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x17\n\x07message\x18\x03 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12O\n\x10\x65xecution_config\x18\x04 \x01(\x0b\x32\x35.ai.stigmer.agentic.agentexecution.v1.ExecutionConfig\x12\x63\n\x0bruntime_env\x18\x05 \x03(\x0b\x32H.ai.stigmer.agentic.agentexecution.v1.AgentExecutionSpec.RuntimeEnvEntryB\x04\xd8\x8a\x19\x01\x12\x1c\n\x0e\x63\x61llback_token\x18\x06 \x01(\x0c\x42\x04\xd8\x8a\x19\x01\x1ai\n\x0fRuntimeEnvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x45\n\x05value\x18\x02 \x01(\x0b\x32\x36.ai.stigmer.agentic.executioncontext.v1.ExecutionValue:\x02\x38\x01\"%\n\x0f\x45xecutionConfig\x12\x12\n\nmodel_name\x18\x01 \x01(\t\"\xf7\x03\n\x0e\x41gentExecution\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\"\n\x04kind\x18\x02 \x01(\tB\x14\xd2\x8a\x19\x10*\x0e\x41gentExecution\x12\xca\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataB\x82\x01\xd2\x8a\x19~\x08\x01r\x01\x00z,agent_execution.owner_scope.unspecified_only\x82\x01Hmust be left out: an agent execution belongs to whom its session belongs\x12\x46\n\x04spec\x18\x04 \x01(\x0b\x32\x38.ai.stigmer.agentic.agentexecution.v1.AgentExecutionSpec\x12J\n\x06status\x18\x05 \x01(\x0b\x32:.ai.stigmer.agentic.agentexecution.v1.AgentExecutionStatus:.\xd2\x8a\x19*\x08)\x12\x0f\x61gent_execution\x1a\x10\x61gent_executions\"\x03\x61\x65x\"\x90\x05\n\x14\x41gentExecutionStatus\x12?\n\x05\x61udit\x18\x63 \x01(\x0b\x32\x30.ai.stigmer.commons.apiresource.ApiResourceAudit\x12\x44\n\x08messages\x18\x01 \x03(\x0b\x32\x32.ai.stigmer.agentic.agentexecution.v1.AgentMessage\x12K\n\x05phase\x18\x02 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.ExecutionPhaseB\x06\xd2\x8a\x19\x02X\x01\x12\x42\n\ntool_calls\x18\x03 \x03(\x0b\x32..ai.stigmer.agentic.agentexecution.v1.ToolCall\x12U\n\x14sub_agent_executions\x18\x04 \x03(\x0b\x32\x37.ai.stigmer.agentic.agentexecution.v1.SubAgentExecution\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x12\n\nstarted_at\x18\x07 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x08 \x01(\t\x12T\n\x05todos\x18\t \x03(\x0b\x32\x45.ai.stigmer.agentic.agentexecution.v1.AgentExecutionStatus.TodosEntry\x12\x1c\n\x0e\x63\x61llback_token\x18\n \x01(\x0c\x42\x04\xd8\x8a\x19\x01\x1a\\\n\nTodosEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12=\n\x05value\x18\x02 \x01(\x0b\x32..ai.stigmer.agentic.agentexecution.v1.TodoItem:\x02\x38\x01\"\x91\x01\n\x08TodoItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12@\n\x06status\x18\x03 \x01(\x0e\x32\x30.ai.stigmer.agentic.agentexecution.v1.TodoStatus\x12\x12\n\ncreated_at\x18\x04 \x01(\t\x12\x12\n\nupdated_at\x18\x05 \x01(\t\"\xea\x01\n\x0c\x41gentMessage\x12G\n\x04type\x18\x01 \x01(\x0e\x32\x31.ai.stigmer.agentic.agentexecution.v1.MessageTypeB\x06\xd2\x8a\x19\x02X\x01\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\ttimestamp\x18\x03 \x01(\t\x12\x42\n\ntool_calls\x18\x04 \x03(\x0b\x32..ai.stigmer.agentic.agentexecution.v1.ToolCall\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb7\x02\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x04\x61rgs\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06result\x18\x04 \x01(\t\x12L\n\x06status\x18\x05 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.ToolCallStatusB\x06\xd2\x8a\x19\x02X\x01\x12S\n\x12\x63omponent_metadata\x18\x06 \x01(\x0b\x32\x37.ai.stigmer.agentic.agentexecution.v1.ComponentMetadata\x12\x12\n\nstarted_at\x18\x07 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\"\x84\x01\n\x11\x43omponentMetadata\x12\x16\n\x0e\x63omponent_type\x18\x01 \x01(\t\x12\x17\n\x0f\x63omponent_group\x18\x02 \x01(\t\x12\x13\n\x0blayout_hint\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xfe\x01\n\x11SubAgentExecution\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12L\n\x06status\x18\x05 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.SubAgentStatusB\x06\xd2\x8a\x19\x02X\x01\x12\x12\n\nstarted_at\x18\x06 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12)\n\x08metadata\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\"\x93\x01\n\x1f\x41gentExecutionUpdateStatusInput\x12\x1c\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12R\n\x06status\x18\x02 \x01(\x0b\x32:.ai.stigmer.agentic.agentexecution.v1.AgentExecutionStatusB\x06\xd2\x8a\x19\x02\x08\x01\")\n\x10\x41gentExecutionId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"\"\n\tSessionId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"p\n\x12\x41gentExecutionList\x12\x13\n\x0btotal_pages\x18\x01 \x01(\x05\x12\x45\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x34.ai.stigmer.agentic.agentexecution.v1.AgentExecution\"\x96\x01\n\x1aListAgentExecutionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x43\n\x05phase\x18\x03 \x01(\x0e\x32\x34.ai.stigmer.agentic.agentexecution.v1.ExecutionPhase\x12\x0c\n\x04tags\x18\x04 \x03(\t\"h\n#ListAgentExecutionsBySessionRequest\x12\x1a\n\nsession_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t*\xab\x01\n\x0e\x45xecutionPhase\x12\x1f\n\x1b\x45XECUTION_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45XECUTION_PENDING\x10\x01\x12\x19\n\x15\x45XECUTION_IN_PROGRESS\x10\x02\x12\x17\n\x13\x45XECUTION_COMPLETED\x10\x03\x12\x14\n\x10\x45XECUTION_FAILED\x10\x04\x12\x17\n\x13\x45XECUTION_CANCELLED\x10\x05*t\n\x0bMessageType\x12\x1c\n\x18MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rMESSAGE_HUMAN\x10\x01\x12\x0e\n\nMESSAGE_AI\x10\x02\x12\x10\n\x0cMESSAGE_TOOL\x10\x03\x12\x12\n\x0eMESSAGE_SYSTEM\x10\x04*\x8f\x01\n\x0eToolCallStatus\x12 \n\x1cTOOL_CALL_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11TOOL_CALL_PENDING\x10\x01\x12\x15\n\x11TOOL_CALL_RUNNING\x10\x02\x12\x17\n\x13TOOL_CALL_COMPLETED\x10\x03\x12\x14\n\x10TOOL_CALL_FAILED\x10\x04*y\n\nTodoStatus\x12\x1b\n\x17TODO_STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cTODO_PENDING\x10\x01\x12\x14\n\x10TODO_IN_PROGRESS\x10\x02\x12\x12\n\x0eTODO_COMPLETED\x10\x03\x12\x12\n\x0eTODO_CANCELLED\x10\x04*\x93\x01\n\x0eSubAgentStatus\x12 \n\x1cSUB_AGENT_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11SUB_AGENT_PENDING\x10\x01\x12\x19\n\x15SUB_AGENT_IN_PROGRESS\x10\x02\x12\x17\n\x13SUB_AGENT_COMPLETED\x10\x03\x12\x14\n\x10SUB_AGENT_FAILED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,9 +48,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTEXECUTION'].fields_by_name['kind']._loaded_options = None
   _globals['_AGENTEXECUTION'].fields_by_name['kind']._serialized_options = b'\322\212\031\020*\016AgentExecution'
   _globals['_AGENTEXECUTION'].fields_by_name['metadata']._loaded_options = None
-  _globals['_AGENTEXECUTION'].fields_by_name['metadata']._serialized_options = b'\322\212\031l\010\001r\001\000z,agent_execution.owner_scope.unspecified_only\202\0016an agent execution belongs to whom its session belongs'
+  _globals['_AGENTEXECUTION'].fields_by_name['metadata']._serialized_options = b'\322\212\031~\010\001r\001\000z,agent_execution.owner_scope.unspecified_only\202\001Hmust be left out: an agent execution belongs to whom its session belongs'
   _globals['_AGENTEXECUTION']._loaded_options = None
-  _globals['_AGENTEXECUTION']._serialized_options = b'\322\212\031,\010)\022\017agent_execution\032\020agent_executions\"\003aex0\001'
+  _globals['_AGENTEXECUTION']._serialized_options = b'\322\212\031*\010)\022\017agent_execution\032\020agent_executions\"\003aex'
   _globals['_AGENTEXECUTIONSTATUS_TODOSENTRY']._loaded_options = None
   _globals['_AGENTEXECUTIONSTATUS_TODOSENTRY']._serialized_options = b'8\001'
   _globals['_AGENTEXECUTIONSTATUS'].fields_by_name['phase']._loaded_options = None
@@ -73,16 +73,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONID'].fields_by_name['value']._serialized_options = b'\322\212\031\002\010\001'
   _globals['_LISTAGENTEXECUTIONSBYSESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
   _globals['_LISTAGENTEXECUTIONSBYSESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\322\212\031\002\010\001'
-  _globals['_EXECUTIONPHASE']._serialized_start=3502
-  _globals['_EXECUTIONPHASE']._serialized_end=3673
-  _globals['_MESSAGETYPE']._serialized_start=3675
-  _globals['_MESSAGETYPE']._serialized_end=3791
-  _globals['_TOOLCALLSTATUS']._serialized_start=3794
-  _globals['_TOOLCALLSTATUS']._serialized_end=3937
-  _globals['_TODOSTATUS']._serialized_start=3939
-  _globals['_TODOSTATUS']._serialized_end=4060
-  _globals['_SUBAGENTSTATUS']._serialized_start=4063
-  _globals['_SUBAGENTSTATUS']._serialized_end=4210
+  _globals['_EXECUTIONPHASE']._serialized_start=3519
+  _globals['_EXECUTIONPHASE']._serialized_end=3690
+  _globals['_MESSAGETYPE']._serialized_start=3692
+  _globals['_MESSAGETYPE']._serialized_end=3808
+  _globals['_TOOLCALLSTATUS']._serialized_start=3811
+  _globals['_TOOLCALLSTATUS']._serialized_end=3954
+  _globals['_TODOSTATUS']._serialized_start=3956
+  _globals['_TODOSTATUS']._serialized_end=4077
+  _globals['_SUBAGENTSTATUS']._serialized_start=4080
+  _globals['_SUBAGENTSTATUS']._serialized_end=4227
   _globals['_AGENTEXECUTIONSPEC']._serialized_start=217
   _globals['_AGENTEXECUTIONSPEC']._serialized_end=619
   _globals['_AGENTEXECUTIONSPEC_RUNTIMEENVENTRY']._serialized_start=514
@@ -90,31 +90,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTIONCONFIG']._serialized_start=621
   _globals['_EXECUTIONCONFIG']._serialized_end=658
   _globals['_AGENTEXECUTION']._serialized_start=661
-  _globals['_AGENTEXECUTION']._serialized_end=1147
-  _globals['_AGENTEXECUTIONSTATUS']._serialized_start=1150
-  _globals['_AGENTEXECUTIONSTATUS']._serialized_end=1806
-  _globals['_AGENTEXECUTIONSTATUS_TODOSENTRY']._serialized_start=1714
-  _globals['_AGENTEXECUTIONSTATUS_TODOSENTRY']._serialized_end=1806
-  _globals['_TODOITEM']._serialized_start=1809
-  _globals['_TODOITEM']._serialized_end=1954
-  _globals['_AGENTMESSAGE']._serialized_start=1957
-  _globals['_AGENTMESSAGE']._serialized_end=2191
-  _globals['_TOOLCALL']._serialized_start=2194
-  _globals['_TOOLCALL']._serialized_end=2505
-  _globals['_COMPONENTMETADATA']._serialized_start=2508
-  _globals['_COMPONENTMETADATA']._serialized_end=2640
-  _globals['_SUBAGENTEXECUTION']._serialized_start=2643
-  _globals['_SUBAGENTEXECUTION']._serialized_end=2897
-  _globals['_AGENTEXECUTIONUPDATESTATUSINPUT']._serialized_start=2900
-  _globals['_AGENTEXECUTIONUPDATESTATUSINPUT']._serialized_end=3047
-  _globals['_AGENTEXECUTIONID']._serialized_start=3049
-  _globals['_AGENTEXECUTIONID']._serialized_end=3090
-  _globals['_SESSIONID']._serialized_start=3092
-  _globals['_SESSIONID']._serialized_end=3126
-  _globals['_AGENTEXECUTIONLIST']._serialized_start=3128
-  _globals['_AGENTEXECUTIONLIST']._serialized_end=3240
-  _globals['_LISTAGENTEXECUTIONSREQUEST']._serialized_start=3243
-  _globals['_LISTAGENTEXECUTIONSREQUEST']._serialized_end=3393
-  _globals['_LISTAGENTEXECUTIONSBYSESSIONREQUEST']._serialized_start=3395
-  _globals['_LISTAGENTEXECUTIONSBYSESSIONREQUEST']._serialized_end=3499
+  _globals['_AGENTEXECUTION']._serialized_end=1164
+  _globals['_AGENTEXECUTIONSTATUS']._serialized_start=1167
+  _globals['_AGENTEXECUTIONSTATUS']._serialized_end=1823
+  _globals['_AGENTEXECUTIONSTATUS_TODOSENTRY']._serialized_start=1731
+  _globals['_AGENTEXECUTIONSTATUS_TODOSENTRY']._serialized_end=1823
+  _globals['_TODOITEM']._serialized_start=1826
+  _globals['_TODOITEM']._serialized_end=1971
+  _globals['_AGENTMESSAGE']._serialized_start=1974
+  _globals['_AGENTMESSAGE']._serialized_end=2208
+  _globals['_TOOLCALL']._serialized_start=2211
+  _globals['_TOOLCALL']._serialized_end=2522
+  _globals['_COMPONENTMETADATA']._serialized_start=2525
+  _globals['_COMPONENTMETADATA']._serialized_end=2657
+  _globals['_SUBAGENTEXECUTION']._serialized_start=2660
+  _globals['_SUBAGENTEXECUTION']._serialized_end=2914
+  _globals['_AGENTEXECUTIONUPDATESTATUSINPUT']._serialized_start=2917
+  _globals['_AGENTEXECUTIONUPDATESTATUSINPUT']._serialized_end=3064
+  _globals['_AGENTEXECUTIONID']._serialized_start=3066
+  _globals['_AGENTEXECUTIONID']._serialized_end=3107
+  _globals['_SESSIONID']._serialized_start=3109
+  _globals['_SESSIONID']._serialized_end=3143
+  _globals['_AGENTEXECUTIONLIST']._serialized_start=3145
+  _globals['_AGENTEXECUTIONLIST']._serialized_end=3257
+  _globals['_LISTAGENTEXECUTIONSREQUEST']._serialized_start=3260
+  _globals['_LISTAGENTEXECUTIONSREQUEST']._serialized_end=3410
+  _globals['_LISTAGENTEXECUTIONSBYSESSIONREQUEST']._serialized_start=3412
+  _globals['_LISTAGENTEXECUTIONSBYSESSIONREQUEST']._serialized_end=3516
 # @@protoc_insertion_point(module_scope)

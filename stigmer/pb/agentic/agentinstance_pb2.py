@@ -27,7 +27,7 @@ from stigmer.pb.agentic import rpc_pb2 as stigmer_dot_pb_dot_agentic_dot_rpc__pb
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&stigmer/pb/agentic/agentinstance.proto\x12#ai.stigmer.agentic.agentinstance.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x1cstigmer/pb/agentic/rpc.proto\x1a\x16stigmer/pb/rules.proto\"\xde\x01\n\x11\x41gentInstanceSpec\x12\x18\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x99\x01\n\x10\x65nvironment_refs\x18\x03 \x03(\x0b\x32\x34.ai.stigmer.commons.apiresource.ApiResourceReferenceBI\xd2\x8a\x19\x45j\x02\x34\x35z\x15\x65nvironment_refs.kind\x82\x01\'must be a reference of kind environment\"\xef\x02\n\rAgentInstance\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12!\n\x04kind\x18\x02 \x01(\tB\x13\xd2\x8a\x19\x0f*\rAgentInstance\x12M\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataB\x06\xd2\x8a\x19\x02\x08\x01\x12\x44\n\x04spec\x18\x04 \x01(\x0b\x32\x36.ai.stigmer.agentic.agentinstance.v1.AgentInstanceSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:,\xd2\x8a\x19(\x08-\x12\x0e\x61gent_instance\x1a\x0f\x61gent_instances\"\x03\x61in\"(\n\x0f\x41gentInstanceId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"p\n\x1fGetAgentInstancesByAgentRequest\x12\x18\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x33\n\tpage_info\x18\x02 \x01(\x0b\x32 .ai.stigmer.commons.rpc.PageInfo\"k\n\x11\x41gentInstanceList\x12\x13\n\x0btotal_count\x18\x01 \x01(\x05\x12\x41\n\x05items\x18\x02 \x03(\x0b\x32\x32.ai.stigmer.agentic.agentinstance.v1.AgentInstanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&stigmer/pb/agentic/agentinstance.proto\x12#ai.stigmer.agentic.agentinstance.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x1cstigmer/pb/agentic/rpc.proto\x1a\x16stigmer/pb/rules.proto\"\xca\x01\n\x11\x41gentInstanceSpec\x12\x18\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x85\x01\n\x10\x65nvironment_refs\x18\x03 \x03(\x0b\x32\x34.ai.stigmer.commons.apiresource.ApiResourceReferenceB5\xd2\x8a\x19\x31j\x02\x34\x35z\x15\x65nvironment_refs.kind\x82\x01\x13must be environment\"\xef\x02\n\rAgentInstance\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12!\n\x04kind\x18\x02 \x01(\tB\x13\xd2\x8a\x19\x0f*\rAgentInstance\x12M\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataB\x06\xd2\x8a\x19\x02\x08\x01\x12\x44\n\x04spec\x18\x04 \x01(\x0b\x32\x36.ai.stigmer.agentic.agentinstance.v1.AgentInstanceSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:,\xd2\x8a\x19(\x08-\x12\x0e\x61gent_instance\x1a\x0f\x61gent_instances\"\x03\x61in\"(\n\x0f\x41gentInstanceId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"p\n\x1fGetAgentInstancesByAgentRequest\x12\x18\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x33\n\tpage_info\x18\x02 \x01(\x0b\x32 .ai.stigmer.commons.rpc.PageInfo\"k\n\x11\x41gentInstanceList\x12\x13\n\x0btotal_count\x18\x01 \x01(\x05\x12\x41\n\x05items\x18\x02 \x03(\x0b\x32\x32.ai.stigmer.agentic.agentinstance.v1.AgentInstanceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTINSTANCESPEC'].fields_by_name['agent_id']._loaded_options = None
   _globals['_AGENTINSTANCESPEC'].fields_by_name['agent_id']._serialized_options = b'\322\212\031\002\020\001'
   _globals['_AGENTINSTANCESPEC'].fields_by_name['environment_refs']._loaded_options = None
-  _globals['_AGENTINSTANCESPEC'].fields_by_name['environment_refs']._serialized_options = b'\322\212\031Ej\00245z\025environment_refs.kind\202\001\'must be a reference of kind environment'
+  _globals['_AGENTINSTANCESPEC'].fields_by_name['environment_refs']._serialized_options = b'\322\212\0311j\00245z\025environment_refs.kind\202\001\023must be environment'
   _globals['_AGENTINSTANCE'].fields_by_name['api_version']._loaded_options = None
   _globals['_AGENTINSTANCE'].fields_by_name['api_version']._serialized_options = b'\322\212\031\027*\025agentic.stigmer.ai/v1'
   _globals['_AGENTINSTANCE'].fields_by_name['kind']._loaded_options = None
@@ -51,13 +51,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETAGENTINSTANCESBYAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
   _globals['_GETAGENTINSTANCESBYAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\322\212\031\002\010\001'
   _globals['_AGENTINSTANCESPEC']._serialized_start=172
-  _globals['_AGENTINSTANCESPEC']._serialized_end=394
-  _globals['_AGENTINSTANCE']._serialized_start=397
-  _globals['_AGENTINSTANCE']._serialized_end=764
-  _globals['_AGENTINSTANCEID']._serialized_start=766
-  _globals['_AGENTINSTANCEID']._serialized_end=806
-  _globals['_GETAGENTINSTANCESBYAGENTREQUEST']._serialized_start=808
-  _globals['_GETAGENTINSTANCESBYAGENTREQUEST']._serialized_end=920
-  _globals['_AGENTINSTANCELIST']._serialized_start=922
-  _globals['_AGENTINSTANCELIST']._serialized_end=1029
+  _globals['_AGENTINSTANCESPEC']._serialized_end=374
+  _globals['_AGENTINSTANCE']._serialized_start=377
+  _globals['_AGENTINSTANCE']._serialized_end=744
+  _globals['_AGENTINSTANCEID']._serialized_start=746
+  _globals['_AGENTINSTANCEID']._serialized_end=786
+  _globals['_GETAGENTINSTANCESBYAGENTREQUEST']._serialized_start=788
+  _globals['_GETAGENTINSTANCESBYAGENTREQUEST']._serialized_end=900
+  _globals['_AGENTINSTANCELIST']._serialized_start=902
+  _globals['_AGENTINSTANCELIST']._serialized_end=1009
 # @@protoc_insertion_point(module_scope)

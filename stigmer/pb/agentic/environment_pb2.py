@@ -26,7 +26,7 @@ from stigmer.pb.agentic import apiresource_pb2 as stigmer_dot_pb_dot_agentic_dot
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$stigmer/pb/agentic/environment.proto\x12!ai.stigmer.agentic.environment.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"\xd4\x01\n\x0f\x45nvironmentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12J\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32<.ai.stigmer.agentic.environment.v1.EnvironmentSpec.DataEntry\x1a`\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x42\n\x05value\x18\x02 \x01(\x0b\x32\x33.ai.stigmer.agentic.environment.v1.EnvironmentValue:\x02\x38\x01\"O\n\x10\x45nvironmentValue\x12\x13\n\x05value\x18\x01 \x01(\tB\x04\xd8\x8a\x19\x02\x12\x11\n\tis_secret\x18\x02 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xda\x03\n\x0b\x45nvironment\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x1f\n\x04kind\x18\x02 \x01(\tB\x11\xd2\x8a\x19\r*\x0b\x45nvironment\x12\xc5\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataB~\xd2\x8a\x19z\x08\x01r\x02\x02\x03z,environment.owner_scope.org_or_identity_only\x82\x01\x43\x61n environment belongs to an organization or to an identity account\x12@\n\x04spec\x18\x04 \x01(\x0b\x32\x32.ai.stigmer.agentic.environment.v1.EnvironmentSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:&\xd2\x8a\x19\"\x08\x35\x12\x0b\x65nvironment\x1a\x0c\x65nvironments\"\x03\x65nv\"&\n\rEnvironmentId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$stigmer/pb/agentic/environment.proto\x12!ai.stigmer.agentic.environment.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"\xd4\x01\n\x0f\x45nvironmentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12J\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32<.ai.stigmer.agentic.environment.v1.EnvironmentSpec.DataEntry\x1a`\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x42\n\x05value\x18\x02 \x01(\x0b\x32\x33.ai.stigmer.agentic.environment.v1.EnvironmentValue:\x02\x38\x01\"O\n\x10\x45nvironmentValue\x12\x13\n\x05value\x18\x01 \x01(\tB\x04\xd8\x8a\x19\x02\x12\x11\n\tis_secret\x18\x02 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xd2\x03\n\x0b\x45nvironment\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x1f\n\x04kind\x18\x02 \x01(\tB\x11\xd2\x8a\x19\r*\x0b\x45nvironment\x12\xbd\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBv\xd2\x8a\x19r\x08\x01r\x02\x02\x03z,environment.owner_scope.org_or_identity_only\x82\x01;must be organization or identity_account for an environment\x12@\n\x04spec\x18\x04 \x01(\x0b\x32\x32.ai.stigmer.agentic.environment.v1.EnvironmentSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:&\xd2\x8a\x19\"\x08\x35\x12\x0b\x65nvironment\x1a\x0c\x65nvironments\"\x03\x65nv\"&\n\rEnvironmentId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENVIRONMENT'].fields_by_name['kind']._loaded_options = None
   _globals['_ENVIRONMENT'].fields_by_name['kind']._serialized_options = b'\322\212\031\r*\013Environment'
   _globals['_ENVIRONMENT'].fields_by_name['metadata']._loaded_options = None
-  _globals['_ENVIRONMENT'].fields_by_name['metadata']._serialized_options = b'\322\212\031z\010\001r\002\002\003z,environment.owner_scope.org_or_identity_only\202\001Can environment belongs to an organization or to an identity account'
+  _globals['_ENVIRONMENT'].fields_by_name['metadata']._serialized_options = b'\322\212\031r\010\001r\002\002\003z,environment.owner_scope.org_or_identity_only\202\001;must be organization or identity_account for an environment'
   _globals['_ENVIRONMENT']._loaded_options = None
   _globals['_ENVIRONMENT']._serialized_options = b'\322\212\031\"\0105\022\013environment\032\014environments\"\003env'
   _globals['_ENVIRONMENTID'].fields_by_name['value']._loaded_options = None
@@ -54,7 +54,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENVIRONMENTVALUE']._serialized_start=352
   _globals['_ENVIRONMENTVALUE']._serialized_end=431
   _globals['_ENVIRONMENT']._serialized_start=434
-  _globals['_ENVIRONMENT']._serialized_end=908
-  _globals['_ENVIRONMENTID']._serialized_start=910
-  _globals['_ENVIRONMENTID']._serialized_end=948
+  _globals['_ENVIRONMENT']._serialized_end=900
+  _globals['_ENVIRONMENTID']._serialized_start=902
+  _globals['_ENVIRONMENTID']._serialized_end=940
 # @@protoc_insertion_point(module_scope)

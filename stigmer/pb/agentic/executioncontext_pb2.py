@@ -26,7 +26,7 @@ from stigmer.pb.agentic import apiresource_pb2 as stigmer_dot_pb_dot_agentic_dot
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)stigmer/pb/agentic/executioncontext.proto\x12&ai.stigmer.agentic.executioncontext.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"\xef\x01\n\x14\x45xecutionContextSpec\x12\x1c\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12T\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x46.ai.stigmer.agentic.executioncontext.v1.ExecutionContextSpec.DataEntry\x1a\x63\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x45\n\x05value\x18\x02 \x01(\x0b\x32\x36.ai.stigmer.agentic.executioncontext.v1.ExecutionValue:\x02\x38\x01\">\n\x0e\x45xecutionValue\x12\x19\n\x05value\x18\x01 \x01(\tB\n\xd2\x8a\x19\x02\x10\x01\xd8\x8a\x19\x02\x12\x11\n\tis_secret\x18\x02 \x01(\x08\"\xe3\x03\n\x10\x45xecutionContext\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12$\n\x04kind\x18\x02 \x01(\tB\x16\xd2\x8a\x19\x12*\x10\x45xecutionContext\x12\xad\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBf\xd2\x8a\x19\x62\x08\x01r\x01\x00z.execution_context.owner_scope.unspecified_only\x82\x01*an execution context belongs to the system\x12J\n\x04spec\x18\x04 \x01(\x0b\x32<.ai.stigmer.agentic.executioncontext.v1.ExecutionContextSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:3\xd2\x8a\x19/\x08\x36\x12\x11\x65xecution_context\x1a\x12\x65xecution_contexts\"\x04\x65xec\"+\n\x12\x45xecutionContextId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)stigmer/pb/agentic/executioncontext.proto\x12&ai.stigmer.agentic.executioncontext.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"\xef\x01\n\x14\x45xecutionContextSpec\x12\x1c\n\x0c\x65xecution_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12T\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x46.ai.stigmer.agentic.executioncontext.v1.ExecutionContextSpec.DataEntry\x1a\x63\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x45\n\x05value\x18\x02 \x01(\x0b\x32\x36.ai.stigmer.agentic.executioncontext.v1.ExecutionValue:\x02\x38\x01\">\n\x0e\x45xecutionValue\x12\x19\n\x05value\x18\x01 \x01(\tB\n\xd2\x8a\x19\x02\x10\x01\xd8\x8a\x19\x02\x12\x11\n\tis_secret\x18\x02 \x01(\x08\"\xf5\x03\n\x10\x45xecutionContext\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12$\n\x04kind\x18\x02 \x01(\tB\x16\xd2\x8a\x19\x12*\x10\x45xecutionContext\x12\xbf\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBx\xd2\x8a\x19t\x08\x01r\x01\x00z.execution_context.owner_scope.unspecified_only\x82\x01<must be left out: an execution context belongs to the system\x12J\n\x04spec\x18\x04 \x01(\x0b\x32<.ai.stigmer.agentic.executioncontext.v1.ExecutionContextSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:3\xd2\x8a\x19/\x08\x36\x12\x11\x65xecution_context\x1a\x12\x65xecution_contexts\"\x04\x65xec\"+\n\x12\x45xecutionContextId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTIONCONTEXT'].fields_by_name['kind']._loaded_options = None
   _globals['_EXECUTIONCONTEXT'].fields_by_name['kind']._serialized_options = b'\322\212\031\022*\020ExecutionContext'
   _globals['_EXECUTIONCONTEXT'].fields_by_name['metadata']._loaded_options = None
-  _globals['_EXECUTIONCONTEXT'].fields_by_name['metadata']._serialized_options = b'\322\212\031b\010\001r\001\000z.execution_context.owner_scope.unspecified_only\202\001*an execution context belongs to the system'
+  _globals['_EXECUTIONCONTEXT'].fields_by_name['metadata']._serialized_options = b'\322\212\031t\010\001r\001\000z.execution_context.owner_scope.unspecified_only\202\001<must be left out: an execution context belongs to the system'
   _globals['_EXECUTIONCONTEXT']._loaded_options = None
   _globals['_EXECUTIONCONTEXT']._serialized_options = b'\322\212\031/\0106\022\021execution_context\032\022execution_contexts\"\004exec'
   _globals['_EXECUTIONCONTEXTID'].fields_by_name['value']._loaded_options = None
@@ -56,7 +56,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTIONVALUE']._serialized_start=389
   _globals['_EXECUTIONVALUE']._serialized_end=451
   _globals['_EXECUTIONCONTEXT']._serialized_start=454
-  _globals['_EXECUTIONCONTEXT']._serialized_end=937
-  _globals['_EXECUTIONCONTEXTID']._serialized_start=939
-  _globals['_EXECUTIONCONTEXTID']._serialized_end=982
+  _globals['_EXECUTIONCONTEXT']._serialized_end=955
+  _globals['_EXECUTIONCONTEXTID']._serialized_start=957
+  _globals['_EXECUTIONCONTEXTID']._serialized_end=1000
 # @@protoc_insertion_point(module_scope)

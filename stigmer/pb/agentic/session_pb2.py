@@ -26,7 +26,7 @@ from stigmer.pb.agentic import apiresource_pb2 as stigmer_dot_pb_dot_agentic_dot
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stigmer/pb/agentic/session.proto\x12\x1d\x61i.stigmer.agentic.session.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"\xe5\x01\n\x0bSessionSpec\x12!\n\x11\x61gent_instance_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\x12\n\nsandbox_id\x18\x04 \x01(\t\x12J\n\x08metadata\x18\x05 \x03(\x0b\x32\x38.ai.stigmer.agentic.session.v1.SessionSpec.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb9\x03\n\x07Session\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x1b\n\x04kind\x18\x02 \x01(\tB\r\xd2\x8a\x19\t*\x07Session\x12\xbc\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBu\xd2\x8a\x19q\x08\x01r\x02\x02\x03z(session.owner_scope.org_or_identity_only\x82\x01>a session belongs to an organization or to an identity account\x12\x38\n\x04spec\x18\x04 \x01(\x0b\x32*.ai.stigmer.agentic.session.v1.SessionSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:\x1e\xd2\x8a\x19\x1a\x08*\x12\x07session\x1a\x08sessions\"\x03ses\"\"\n\tSessionId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\" \n\x07\x41gentId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"[\n\x0bSessionList\x12\x13\n\x0btotal_pages\x18\x01 \x01(\x05\x12\x37\n\x07\x65ntries\x18\x02 \x03(\x0b\x32&.ai.stigmer.agentic.session.v1.Session\"J\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\"]\n\x1aListSessionsByAgentRequest\x12\x18\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stigmer/pb/agentic/session.proto\x12\x1d\x61i.stigmer.agentic.session.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"\xe5\x01\n\x0bSessionSpec\x12!\n\x11\x61gent_instance_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\x12\n\nsandbox_id\x18\x04 \x01(\t\x12J\n\x08metadata\x18\x05 \x03(\x0b\x32\x38.ai.stigmer.agentic.session.v1.SessionSpec.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb1\x03\n\x07Session\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x1b\n\x04kind\x18\x02 \x01(\tB\r\xd2\x8a\x19\t*\x07Session\x12\xb4\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBm\xd2\x8a\x19i\x08\x01r\x02\x02\x03z(session.owner_scope.org_or_identity_only\x82\x01\x36must be organization or identity_account for a session\x12\x38\n\x04spec\x18\x04 \x01(\x0b\x32*.ai.stigmer.agentic.session.v1.SessionSpec\x12\x46\n\x06status\x18\x05 \x01(\x0b\x32\x36.ai.stigmer.commons.apiresource.ApiResourceAuditStatus:\x1e\xd2\x8a\x19\x1a\x08*\x12\x07session\x1a\x08sessions\"\x03ses\"\"\n\tSessionId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\" \n\x07\x41gentId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"[\n\x0bSessionList\x12\x13\n\x0btotal_pages\x18\x01 \x01(\x05\x12\x37\n\x07\x65ntries\x18\x02 \x03(\x0b\x32&.ai.stigmer.agentic.session.v1.Session\"J\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\"]\n\x1aListSessionsByAgentRequest\x12\x18\n\x08\x61gent_id\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION'].fields_by_name['kind']._loaded_options = None
   _globals['_SESSION'].fields_by_name['kind']._serialized_options = b'\322\212\031\t*\007Session'
   _globals['_SESSION'].fields_by_name['metadata']._loaded_options = None
-  _globals['_SESSION'].fields_by_name['metadata']._serialized_options = b'\322\212\031q\010\001r\002\002\003z(session.owner_scope.org_or_identity_only\202\001>a session belongs to an organization or to an identity account'
+  _globals['_SESSION'].fields_by_name['metadata']._serialized_options = b'\322\212\031i\010\001r\002\002\003z(session.owner_scope.org_or_identity_only\202\0016must be organization or identity_account for a session'
   _globals['_SESSION']._loaded_options = None
   _globals['_SESSION']._serialized_options = b'\322\212\031\032\010*\022\007session\032\010sessions\"\003ses'
   _globals['_SESSIONID'].fields_by_name['value']._loaded_options = None
@@ -56,15 +56,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSPEC_METADATAENTRY']._serialized_start=312
   _globals['_SESSIONSPEC_METADATAENTRY']._serialized_end=359
   _globals['_SESSION']._serialized_start=362
-  _globals['_SESSION']._serialized_end=803
-  _globals['_SESSIONID']._serialized_start=805
-  _globals['_SESSIONID']._serialized_end=839
-  _globals['_AGENTID']._serialized_start=841
-  _globals['_AGENTID']._serialized_end=873
-  _globals['_SESSIONLIST']._serialized_start=875
-  _globals['_SESSIONLIST']._serialized_end=966
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=968
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1042
-  _globals['_LISTSESSIONSBYAGENTREQUEST']._serialized_start=1044
-  _globals['_LISTSESSIONSBYAGENTREQUEST']._serialized_end=1137
+  _globals['_SESSION']._serialized_end=795
+  _globals['_SESSIONID']._serialized_start=797
+  _globals['_SESSIONID']._serialized_end=831
+  _globals['_AGENTID']._serialized_start=833
+  _globals['_AGENTID']._serialized_end=865
+  _globals['_SESSIONLIST']._serialized_start=867
+  _globals['_SESSIONLIST']._serialized_end=958
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=960
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1034
+  _globals['_LISTSESSIONSBYAGENTREQUEST']._serialized_start=1036
+  _globals['_LISTSESSIONSBYAGENTREQUEST']._serialized_end=1129
 # @@protoc_insertion_point(module_scope)

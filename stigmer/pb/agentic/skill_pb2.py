@@ -26,7 +26,7 @@ from stigmer.pb.agentic import apiresource_pb2 as stigmer_dot_pb_dot_agentic_dot
 from stigmer.pb import rules_pb2 as stigmer_dot_pb_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estigmer/pb/agentic/skill.proto\x12\x1b\x61i.stigmer.agentic.skill.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"N\n\tSkillSpec\x12\x18\n\x08skill_md\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12\'\n\x03tag\x18\x02 \x01(\tB\x1a\xd2\x8a\x19\x16\"\x14^$|^[a-zA-Z0-9._-]+$\"\xd0\x01\n\x0bSkillStatus\x12?\n\x05\x61udit\x18\x63 \x01(\x0b\x32\x30.ai.stigmer.commons.apiresource.ApiResourceAudit\x12*\n\x0cversion_hash\x18\x01 \x01(\tB\x14\xd2\x8a\x19\x10\"\x0e^[a-f0-9]{64}$\x12\x1c\n\x14\x61rtifact_storage_key\x18\x02 \x01(\t\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.ai.stigmer.agentic.skill.v1.SkillState\"\x96\x03\n\x05Skill\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x19\n\x04kind\x18\x02 \x01(\tB\x0b\xd2\x8a\x19\x07*\x05Skill\x12\xb1\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBj\xd2\x8a\x19\x66\x08\x01r\x02\x01\x02z&skill.owner_scope.platform_or_org_only\x82\x01\x35\x61 skill belongs to the platform or to an organization\x12\x34\n\x04spec\x18\x04 \x01(\x0b\x32&.ai.stigmer.agentic.skill.v1.SkillSpec\x12\x38\n\x06status\x18\x05 \x01(\x0b\x32(.ai.stigmer.agentic.skill.v1.SkillStatus:\x1c\xd2\x8a\x19\x18\x08+\x12\x05skill\x1a\x06skills\"\x03skl(\x01\"a\n\tSkillList\x12\x13\n\x0b\x61pi_version\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x31\n\x05items\x18\x03 \x03(\x0b\x32\".ai.stigmer.agentic.skill.v1.Skill\" \n\x07SkillId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"\xc6\x01\n\x10PushSkillRequest\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12L\n\x05scope\x18\x02 \x01(\x0e\x32\x35.ai.stigmer.commons.apiresource.ApiResourceOwnerScopeB\x06\xd2\x8a\x19\x02X\x01\x12\x0b\n\x03org\x18\x03 \x01(\t\x12\x18\n\x08\x61rtifact\x18\x04 \x01(\x0c\x42\x06\xd2\x8a\x19\x02\x08\x01\x12\'\n\x03tag\x18\x05 \x01(\tB\x1a\xd2\x8a\x19\x16\"\x14^$|^[a-zA-Z0-9._-]+$\"T\n\x11PushSkillResponse\x12\x14\n\x0cversion_hash\x18\x01 \x01(\t\x12\x1c\n\x14\x61rtifact_storage_key\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\":\n\x12GetArtifactRequest\x12$\n\x14\x61rtifact_storage_key\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"\'\n\x13GetArtifactResponse\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\x0c*s\n\nSkillState\x12\x1b\n\x17SKILL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SKILL_STATE_UPLOADING\x10\x01\x12\x15\n\x11SKILL_STATE_READY\x10\x02\x12\x16\n\x12SKILL_STATE_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estigmer/pb/agentic/skill.proto\x12\x1b\x61i.stigmer.agentic.skill.v1\x1a$stigmer/pb/agentic/apiresource.proto\x1a\x16stigmer/pb/rules.proto\"N\n\tSkillSpec\x12\x18\n\x08skill_md\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x10\x01\x12\'\n\x03tag\x18\x02 \x01(\tB\x1a\xd2\x8a\x19\x16\"\x14^$|^[a-zA-Z0-9._-]+$\"\xd0\x01\n\x0bSkillStatus\x12?\n\x05\x61udit\x18\x63 \x01(\x0b\x32\x30.ai.stigmer.commons.apiresource.ApiResourceAudit\x12*\n\x0cversion_hash\x18\x01 \x01(\tB\x14\xd2\x8a\x19\x10\"\x0e^[a-f0-9]{64}$\x12\x1c\n\x14\x61rtifact_storage_key\x18\x02 \x01(\t\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.ai.stigmer.agentic.skill.v1.SkillState\"\x8d\x03\n\x05Skill\x12\x30\n\x0b\x61pi_version\x18\x01 \x01(\tB\x1b\xd2\x8a\x19\x17*\x15\x61gentic.stigmer.ai/v1\x12\x19\n\x04kind\x18\x02 \x01(\tB\x0b\xd2\x8a\x19\x07*\x05Skill\x12\xa8\x01\n\x08metadata\x18\x03 \x01(\x0b\x32\x33.ai.stigmer.commons.apiresource.ApiResourceMetadataBa\xd2\x8a\x19]\x08\x01r\x02\x01\x02z&skill.owner_scope.platform_or_org_only\x82\x01,must be platform or organization for a skill\x12\x34\n\x04spec\x18\x04 \x01(\x0b\x32&.ai.stigmer.agentic.skill.v1.SkillSpec\x12\x38\n\x06status\x18\x05 \x01(\x0b\x32(.ai.stigmer.agentic.skill.v1.SkillStatus:\x1c\xd2\x8a\x19\x18\x08+\x12\x05skill\x1a\x06skills\"\x03skl(\x01\"a\n\tSkillList\x12\x13\n\x0b\x61pi_version\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x31\n\x05items\x18\x03 \x03(\x0b\x32\".ai.stigmer.agentic.skill.v1.Skill\" \n\x07SkillId\x12\x15\n\x05value\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"\xc6\x01\n\x10PushSkillRequest\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\x12L\n\x05scope\x18\x02 \x01(\x0e\x32\x35.ai.stigmer.commons.apiresource.ApiResourceOwnerScopeB\x06\xd2\x8a\x19\x02X\x01\x12\x0b\n\x03org\x18\x03 \x01(\t\x12\x18\n\x08\x61rtifact\x18\x04 \x01(\x0c\x42\x06\xd2\x8a\x19\x02\x08\x01\x12\'\n\x03tag\x18\x05 \x01(\tB\x1a\xd2\x8a\x19\x16\"\x14^$|^[a-zA-Z0-9._-]+$\"T\n\x11PushSkillResponse\x12\x14\n\x0cversion_hash\x18\x01 \x01(\t\x12\x1c\n\x14\x61rtifact_storage_key\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\":\n\x12GetArtifactRequest\x12$\n\x14\x61rtifact_storage_key\x18\x01 \x01(\tB\x06\xd2\x8a\x19\x02\x08\x01\"\'\n\x13GetArtifactResponse\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\x0c*s\n\nSkillState\x12\x1b\n\x17SKILL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SKILL_STATE_UPLOADING\x10\x01\x12\x15\n\x11SKILL_STATE_READY\x10\x02\x12\x16\n\x12SKILL_STATE_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SKILL'].fields_by_name['kind']._loaded_options = None
   _globals['_SKILL'].fields_by_name['kind']._serialized_options = b'\322\212\031\007*\005Skill'
   _globals['_SKILL'].fields_by_name['metadata']._loaded_options = None
-  _globals['_SKILL'].fields_by_name['metadata']._serialized_options = b'\322\212\031f\010\001r\002\001\002z&skill.owner_scope.platform_or_org_only\202\0015a skill belongs to the platform or to an organization'
+  _globals['_SKILL'].fields_by_name['metadata']._serialized_options = b'\322\212\031]\010\001r\002\001\002z&skill.owner_scope.platform_or_org_only\202\001,must be platform or organization for a skill'
   _globals['_SKILL']._loaded_options = None
   _globals['_SKILL']._serialized_options = b'\322\212\031\030\010+\022\005skill\032\006skills\"\003skl(\001'
   _globals['_SKILLID'].fields_by_name['value']._loaded_options = None
@@ -59,24 +59,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUSHSKILLREQUEST'].fields_by_name['tag']._serialized_options = b'\322\212\031\026\"\024^$|^[a-zA-Z0-9._-]+$'
   _globals['_GETARTIFACTREQUEST'].fields_by_name['artifact_storage_key']._loaded_options = None
   _globals['_GETARTIFACTREQUEST'].fields_by_name['artifact_storage_key']._serialized_options = b'\322\212\031\002\010\001'
-  _globals['_SKILLSTATE']._serialized_start=1346
-  _globals['_SKILLSTATE']._serialized_end=1461
+  _globals['_SKILLSTATE']._serialized_start=1337
+  _globals['_SKILLSTATE']._serialized_end=1452
   _globals['_SKILLSPEC']._serialized_start=125
   _globals['_SKILLSPEC']._serialized_end=203
   _globals['_SKILLSTATUS']._serialized_start=206
   _globals['_SKILLSTATUS']._serialized_end=414
   _globals['_SKILL']._serialized_start=417
-  _globals['_SKILL']._serialized_end=823
-  _globals['_SKILLLIST']._serialized_start=825
-  _globals['_SKILLLIST']._serialized_end=922
-  _globals['_SKILLID']._serialized_start=924
-  _globals['_SKILLID']._serialized_end=956
-  _globals['_PUSHSKILLREQUEST']._serialized_start=959
-  _globals['_PUSHSKILLREQUEST']._serialized_end=1157
-  _globals['_PUSHSKILLRESPONSE']._serialized_start=1159
-  _globals['_PUSHSKILLRESPONSE']._serialized_end=1243
-  _globals['_GETARTIFACTREQUEST']._serialized_start=1245
-  _globals['_GETARTIFACTREQUEST']._serialized_end=1303
-  _globals['_GETARTIFACTRESPONSE']._serialized_start=1305
-  _globals['_GETARTIFACTRESPONSE']._serialized_end=1344
+  _globals['_SKILL']._serialized_end=814
+  _globals['_SKILLLIST']._serialized_start=816
+  _globals['_SKILLLIST']._serialized_end=913
+  _globals['_SKILLID']._serialized_start=915
+  _globals['_SKILLID']._serialized_end=947
+  _globals['_PUSHSKILLREQUEST']._serialized_start=950
+  _globals['_PUSHSKILLREQUEST']._serialized_end=1148
+  _globals['_PUSHSKILLRESPONSE']._serialized_start=1150
+  _globals['_PUSHSKILLRESPONSE']._serialized_end=1234
+  _globals['_GETARTIFACTREQUEST']._serialized_start=1236
+  _globals['_GETARTIFACTREQUEST']._serialized_end=1294
+  _globals['_GETARTIFACTRESPONSE']._serialized_start=1296
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=1335
 # @@protoc_insertion_point(module_scope)
