@@ -63,16 +63,30 @@ def yaml_text(value: object) -> str:
             return part
         if not part.replace("\n", "").isprintable():
             return DoubleQuotedScalarString(part)  # the only style that has escapes
-        return LiteralScalarString(part) if "\n" in part else part
+        return LiteralScalarString(part) if _fits_block(part) else part
 
     yaml = YAML(typ="rt", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
-    yaml.width = 4096
+    yaml.width = 4096  # lines are broken where the text has them, nowhere else
     yaml.indent(mapping=2, sequence=4, offset=2)
+    # The same list twice is two lists: no anchors in what a person reads.
+    yaml.representer.ignore_aliases = lambda _data: True
     buffer = io.StringIO()
     yaml.dump(prepared(value), buffer)
     return "".join(c if c == "\n" or c.isprintable() else f"\\U{ord(c):08x}" for c in buffer.getvalue())
+
+
+def _fits_block(text: str) -> bool:
+    """Say whether a literal block holds a printable text exactly and reads well: it has several lines."""
+    lines = text.split("\n")
+    return (
+        len(lines) > 1
+        and bool(lines[0])
+        and not lines[0].startswith(" ")
+        and not text.endswith("\n\n")
+        and not any(line.endswith(" ") for line in lines)
+    )
 
 
 def write_record(value: Mapping[str, object], output: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stigmer import config
 from stigmer.errors import InvalidArgument
@@ -48,7 +48,11 @@ def frames(path: str) -> Iterator[bytes]:
         raise InvalidArgument(path, "ends in the middle of its compressed data") from error
 
 
-def _length(stream: IO[bytes], path: str, number: int) -> int | None:
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _length(stream: _Reader, path: str, number: int) -> int | None:
     """Read a varint; None at the end of the file."""
     length = 0
     for shift in range(0, 35, 7):

@@ -22,8 +22,8 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             _entry("get", "get", "Print resources."),
             _entry("list", "get", "List the resources of a kind, or count them per kind."),
             _entry("delete", "delete", "Delete resources."),
-            _entry("save", "save", "Save any bytes under a kind and an id."),
-            _entry("tail", "tail", "Follow the log."),
+            _entry("save", "save", "Save the bytes of a file as KIND/ID."),
+            _entry("tail", "tail", "Print the log, and follow it."),
         ),
     ),
     (

@@ -20,7 +20,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "10", "s", "-1s", "0s", "1e3s", "10 parsecs", "9" * 30 + "d", "٣s\x00"])
 def test_what_is_no_duration_names_the_option(text: str) -> None:
     """A number without a unit is not guessed at."""
-    with pytest.raises(InvalidArgument, match="^--timeout: "):
+    with pytest.raises(InvalidArgument, match=r"^--timeout: "):
         units.parse_duration(text, "--timeout")
 
 
@@ -35,7 +35,7 @@ def test_a_size_is_a_number_and_perhaps_a_unit(text: str, count: int) -> None:
 @pytest.mark.parametrize("text", ["", "MiB", "-1", "1.5MiB", "1 zebibyte"])
 def test_what_is_no_size_names_the_option(text: str) -> None:
     """Nothing is rounded."""
-    with pytest.raises(InvalidArgument, match="^--value-max: "):
+    with pytest.raises(InvalidArgument, match=r"^--value-max: "):
         units.parse_size(text, "--value-max")
 
 
@@ -48,7 +48,8 @@ def test_an_age_is_in_its_largest_whole_unit(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (43201331, "41.2 MiB"), (1 << 50, "1024.0 TiB")]
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (43201331, "41.2 MiB"), (1 << 50, "1024.0 TiB")],
 )
 def test_a_size_is_shown_in_its_largest_unit(count: int, text: str) -> None:
     """Bytes are exact, the rest has one digit."""

@@ -12,7 +12,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command("completion", cls=Command)
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion_command(shell: str) -> None:
-    """Print a script that completes commands, kinds and resources in SHELL: bash, zsh or fish.
+    """Print a script that completes commands in a shell.
+
+    It completes commands, options and kinds, and resources where the daemon answers.
 
     \b
     bash    eval "$(stigmer completion bash)"                     in ~/.bashrc

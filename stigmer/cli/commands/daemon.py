@@ -50,9 +50,9 @@ def daemon_command(
     segment_bytes: str | None,
     value_max: str | None,
 ) -> None:
-    """Run the daemon in the foreground; look at it, stop it, read what it wrote.
+    """Run the daemon; look at it, stop it, read what it wrote.
 
-    Without a command, runs the daemon on the data directory until Ctrl-C.
+    Without a command, runs the daemon on the data directory, in the foreground until Ctrl-C.
     """
     if context.invoked_subcommand is not None:
         return

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @click.command("replay", cls=Command)
 @pass_invocation
 def replay_command(invocation: Invocation) -> None:
-    """Rebuild the views from the log, from revision 1 on.
+    """Rebuild the views from the log.
 
-    A second generation of the views is built beside the one that serves, compared with it and put in its place; reads
+    The log is folded from revision 1 on: a second generation of the views is built beside the one that serves, compared with it and put in its place; reads
     go on meanwhile. If they differ, the differences are printed, and the new generation serves: the log is the truth.
     """
     _fold(invocation, lambda store, callback: store.replay(callback), replayed=True)
@@ -31,9 +31,9 @@ def replay_command(invocation: Invocation) -> None:
 @click.command("verify", cls=Command)
 @pass_invocation
 def verify_command(invocation: Invocation) -> None:
-    """Prove that the views are what the log says, without changing anything.
+    """Prove that the views are what the log says.
 
-    The log is read and checked from revision 1 on and folded aside; every row is compared. Exit code 6: they differ,
+    Changes nothing: the log is read and checked from revision 1 on and folded aside; every row is compared. Exit code 6: they differ,
     or the log is damaged.
     """
     report = _fold(invocation, lambda store, callback: store.verify(callback), replayed=False)

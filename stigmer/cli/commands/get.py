@@ -22,13 +22,15 @@ PAGE_RESOURCES = 100
 
 
 @click.command("get", cls=Command)
-@click.argument("arguments", nargs=-1, required=True, metavar="KIND [REF...]", shell_complete=complete_kind_or_reference)
+@click.argument(
+    "arguments", nargs=-1, required=True, metavar="KIND [REF...]", shell_complete=complete_kind_or_reference
+)
 @click.option("--raw", is_flag=True, help="Write the bytes of one resource's value and nothing else.")
 @pass_invocation
 def get_command(invocation: Invocation, arguments: tuple[str, ...], raw: bool) -> None:
-    """Print resources: KIND REF..., or KIND/REF...; a KIND alone lists.
+    """Print resources.
 
-    REF is an id or a slug. One resource is printed as YAML, unless -o says otherwise.
+    Write KIND REF..., or KIND/REF...; REF is an id or a slug. A KIND alone lists. One resource is printed as YAML, unless -o says otherwise.
     """
     from stigmer.cli import backend
     from stigmer.cli.references import parse_references
@@ -112,9 +114,7 @@ def _all_of(store: AnyStore, kind: str, prefix: str, limit: int | None) -> Itera
             return
 
 
-def _write(
-    invocation: Invocation, resources: Iterator[Resource], output: str, *, alone: bool, kind: str = ""
-) -> None:
+def _write(invocation: Invocation, resources: Iterator[Resource], output: str, *, alone: bool, kind: str = "") -> None:
     from stigmer.cli.output import table, write_record, write_records
     from stigmer.cli.shown import HEADERS, HEADERS_WIDE, record_of, row_of, yaml_of
     from stigmer.cli.units import visible

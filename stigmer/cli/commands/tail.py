@@ -50,9 +50,9 @@ class Start(click.ParamType[int | None]):
 def tail_command(
     invocation: Invocation, start: int | None, kinds: tuple[str, ...], prefix: str | None, no_follow: bool, values: bool
 ) -> None:
-    """Print the log, one line for each event, and follow it.
+    """Print the log, and follow it.
 
-    Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how to resume.
+    One line for each event. Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how to resume.
     """
     from stigmer.cli import backend
     from stigmer.errors import InvalidArgument

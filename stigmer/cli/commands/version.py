@@ -21,7 +21,10 @@ def installed_version(package: str) -> str:
 @click.command("version", cls=Command)
 @pass_invocation
 def version_command(invocation: Invocation) -> None:
-    """Print the version; with -v, also those of Python and the libraries beneath."""
+    """Print the version.
+
+    With -v, also those of Python and the libraries beneath.
+    """
     import platform
 
     from stigmer.cli.output import write_record
