@@ -33,6 +33,8 @@ from stigmer.resources.messages import Problems
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
 _PROBLEMS_SHOWN_MAX = 50
+# One more than is allowed shows that there is more, and no more than that is read.
+_READ_BYTES_MAX = TEXT_BYTES_MAX + 1
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -100,9 +102,10 @@ def _hint(problems: Sequence[ManifestProblem]) -> str | None:
     )
 
 
-def load(locations: Iterable[str], read_stdin: Callable[[], bytes] | None = None) -> list[Manifest]:
+def load(locations: Iterable[str], read_stdin: Callable[[int], bytes] | None = None) -> list[Manifest]:
     """Read manifests from files and directories, in the order given; "-" is what `read_stdin` gives.
 
+    `read_stdin` is called with the most bytes to give, as a file's `read` is.
     Raises `ManifestError` with everything that is wrong in all of them.
     """
     found: list[Manifest] = []
@@ -151,12 +154,12 @@ def _checked(found: list[Manifest], problems: list[ManifestProblem]) -> list[Man
 
 
 def _contents(
-    locations: Iterable[str], read_stdin: Callable[[], bytes] | None, problems: list[ManifestProblem]
+    locations: Iterable[str], read_stdin: Callable[[int], bytes] | None, problems: list[ManifestProblem]
 ) -> Iterator[tuple[str, bytes]]:
     for location in locations:
         try:
             if location == STDIN and read_stdin is not None:
-                yield "stdin", read_stdin()
+                yield "stdin", read_stdin(_READ_BYTES_MAX)
             elif os.path.isdir(location):
                 files = sorted(_files_below(location))
                 if not files:
@@ -181,8 +184,7 @@ def _files_below(directory: str) -> Iterator[str]:
 
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
-        # One more than is allowed shows that there is more, and no more than that is read.
-        return file.read(TEXT_BYTES_MAX + 1)
+        return file.read(_READ_BYTES_MAX)
 
 
 # --- documents -----------------------------------------------------------------------------------------
