@@ -1,0 +1,114 @@
+"""A real daemon in a process of its own, for the tests of the daemon and of the clients."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from stigmer.config import StoreOptions
+from stigmer.daemon.lifecycle import DaemonInfo, DaemonOptions
+
+ANY_PORT = "127.0.0.1:0"
+
+PROGRAM = """
+import sys
+import msgspec
+from stigmer.daemon.lifecycle import DaemonOptions, run_daemon
+from stigmer.errors import StigmerError
+
+def ready(started):
+    print(msgspec.json.encode(started.info).decode(), flush=True)
+
+try:
+    run_daemon(msgspec.json.decode(sys.argv[1], type=DaemonOptions), ready)
+except StigmerError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+class DaemonProcess:
+    """A daemon that is ended, whatever happens, when its `with` block ends."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *listen: str,
+        store: StoreOptions | None = None,
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
+        """`wrapper` is a command that runs the daemon as its child, such as strace."""
+        options = DaemonOptions(str(data_dir), listen or (ANY_PORT,), store or StoreOptions())
+        self._process = subprocess.Popen(
+            [*wrapper, sys.executable, "-c", PROGRAM, msgspec.json.encode(options).decode()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.returncode, self.stderr = self._process.wait(), self._read_stderr()
+            self._close_pipes()
+            raise DidNotStart(self.returncode, self.stderr)
+        self.info = msgspec.json.decode(line, type=DaemonInfo)
+        self.address = self.info.listen[0]
+
+    @property
+    def pid(self) -> int:
+        return self.info.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.info.pid, number)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Wait for its end and give its exit status."""
+        return self._process.wait(timeout)
+
+    def stop(self) -> int:
+        """Ask it to stop and give its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def _read_stderr(self) -> str:
+        assert self._process.stderr is not None
+        return self._process.stderr.read()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def __enter__(self) -> DaemonProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if kind is not None:
+            print(f"--- the daemon's stderr ---\n{self._read_stderr()}")
+        self._close_pipes()
+
+
+class DidNotStart(Exception):
+    """The daemon ended before it listened."""
+
+    def __init__(self, returncode: int, stderr: str) -> None:
+        super().__init__(stderr)
+        self.returncode = returncode
+        self.stderr = stderr
