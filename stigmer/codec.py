@@ -31,9 +31,17 @@ def value_bytes(value: object) -> bytes:
     raise InvalidArgument("value", f"must be bytes or a protobuf message, not {type(value).__name__}")
 
 
-def _check_text(text: object, field: str) -> None:
-    if not isinstance(text, str):
-        raise InvalidArgument(field, f"must be a string, not {type(text).__name__}")
+def _set_expected(event: log_pb2.Event, expected: int) -> None:
+    if isinstance(expected, bool) or not isinstance(expected, int) or not 0 <= expected < 1 << 64:
+        raise InvalidArgument("expected_revision", f"{expected!r} is not a revision")
+    event.expected_revision = expected
+
+
+def _not_a_change(change: object, index: int) -> InvalidArgument:
+    if not isinstance(change, Save | Delete):
+        return InvalidArgument(f"changes[{index}]", f"must be Save or Delete, not {type(change).__name__}")
+    field = "id" if isinstance(change.kind, str) else "kind"
+    return InvalidArgument(field, f"must be a string, not {type(getattr(change, field)).__name__}")
 
 
 def commit_of(changes: Sequence[Save | Delete], request_id: str | None) -> log_pb2.Commit:
@@ -42,28 +50,31 @@ def commit_of(changes: Sequence[Save | Delete], request_id: str | None) -> log_p
         raise InvalidArgument("changes", "must not be empty")
     commit = log_pb2.Commit()
     if request_id is not None:
-        _check_text(request_id, "request_id")
+        if not isinstance(request_id, str):
+            raise InvalidArgument("request_id", f"must be a string, not {type(request_id).__name__}")
         names.check_request_id(request_id)
         commit.request_id = request_id
-    single = len(changes) == 1
+    add = commit.events.add
     for index, change in enumerate(changes):
-        if not isinstance(change, Save | Delete):
-            raise InvalidArgument(f"changes[{index}]", f"must be Save or Delete, not {type(change).__name__}")
-        where = "" if single else f"changes[{index}]."
-        _check_text(change.kind, where + "kind")
-        _check_text(change.id, where + "id")
-        names.check_kind(change.kind, where + "kind")
-        names.check_id(change.id, where + "id")
-        event = commit.events.add(kind=change.kind, id=change.id)
-        if isinstance(change, Save):
-            event.op = _SAVE
-            event.value = value_bytes(change.value)
-        else:
-            event.op = _DELETE
-        if change.expected_revision is not None:
-            if not 0 <= change.expected_revision < 1 << 64:
-                raise InvalidArgument(where + "expected_revision", f"{change.expected_revision} is not a revision")
-            event.expected_revision = change.expected_revision
+        try:
+            kind, id, expected = change.kind, change.id, change.expected_revision
+            names.check(kind, id)
+            event = add()
+            event.kind = kind
+            event.id = id
+            if isinstance(change, Save):
+                event.op = _SAVE
+                event.value = value_bytes(change.value)
+            else:
+                event.op = _DELETE
+            if expected is not None:
+                _set_expected(event, expected)
+        except InvalidArgument as error:
+            if len(changes) == 1:
+                raise
+            raise InvalidArgument(f"changes[{index}].{error.field}", error.problem) from error
+        except (AttributeError, TypeError) as error:
+            raise _not_a_change(change, index) from error
     return commit
 
 

@@ -1,7 +1,8 @@
 """The values that go in and out of a store: the same for the embedded `Store` and both clients.
 
-Values are frozen. Times are kept as whole nanoseconds since 1970 UTC (`..._ns`), because that is what the log
-holds; the properties without the suffix give an aware `datetime`, to the microsecond.
+Values are frozen; those that come in great numbers are kept out of the garbage collector's walks (`gc=False`), which
+is sound because they never refer back to themselves. Times are kept as whole nanoseconds since 1970 UTC (`..._ns`),
+because that is what the log holds; the properties without the suffix give an aware `datetime`, to the microsecond.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Op(enum.StrEnum):
     DELETE = "delete"
 
 
-class Resource(msgspec.Struct, frozen=True):
+class Resource(msgspec.Struct, frozen=True, gc=False):
     """What is stored under a kind and an id, as of now."""
 
     kind: str
@@ -55,7 +56,7 @@ class Resource(msgspec.Struct, frozen=True):
         return to_datetime(self.updated_at_ns)
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One change of one resource, as a tail gives it."""
 
     revision: Revision
@@ -72,7 +73,7 @@ class Event(msgspec.Struct, frozen=True):
         return to_datetime(self.time_ns)
 
 
-class Save(msgspec.Struct, frozen=True):
+class Save(msgspec.Struct, frozen=True, gc=False):
     """A change to put into a commit: the resource's value becomes `value`."""
 
     kind: str
@@ -83,7 +84,7 @@ class Save(msgspec.Struct, frozen=True):
     """Only if the resource's revision is this; 0: only if it does not exist; None: whatever is there."""
 
 
-class Delete(msgspec.Struct, frozen=True):
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """A change to put into a commit: the resource is no more."""
 
     kind: str
@@ -91,7 +92,7 @@ class Delete(msgspec.Struct, frozen=True):
     expected_revision: int | None = None
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """The revisions of a commit's events: `first_revision` to `last_revision`, dense."""
 
     first_revision: Revision

@@ -29,12 +29,26 @@ _request_id_matches = re.compile(r"[!-~]{0,64}").fullmatch
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _SHOWN_LENGTH_MAX = 80
 
+# There are few kinds and many events: a kind that was found good is not matched again.
+_kinds_seen: set[str] = set()
+_KINDS_SEEN_MAX = 1024
+
 
 def shown(text: str) -> str:
     """Quote text from outside so that it can be shown on a terminal: escaped, at most 80 characters of it."""
     cut = text if len(text) <= _SHOWN_LENGTH_MAX else text[:_SHOWN_LENGTH_MAX] + "..."
     safe = "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode("ascii") for c in cut)
     return f'"{safe}"'
+
+
+def check(kind: str, id: str) -> None:
+    """Raise `InvalidArgument` unless both follow the grammar. The quick way for the usual case."""
+    if kind not in _kinds_seen:
+        check_kind(kind)
+        if len(_kinds_seen) < _KINDS_SEEN_MAX:
+            _kinds_seen.add(kind)
+    if _plain_id_matches(id) is None or id == "." or id == "..":
+        check_id(id)
 
 
 def check_kind(kind: str, field: str = "kind") -> None:

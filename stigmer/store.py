@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import builtins
 import logging
 import os
 import threading
@@ -66,7 +67,8 @@ _logger.addHandler(logging.NullHandler())  # a library says nothing unless its u
 
 _LIST_BYTES = 8 * config.MIB
 _TAIL_BYTES = 1 * config.MIB
-_OPS = frozenset({log_pb2.Event.OP_SAVE, log_pb2.Event.OP_DELETE})
+_SAVE = log_pb2.Event.OP_SAVE
+_DELETE = log_pb2.Event.OP_DELETE
 
 
 class Store:
@@ -149,7 +151,8 @@ class Store:
         self._check_sizes(commit, payload)
         done = threading.Lock()
         done.acquire()
-        ticket = Ticket(payload, commit, _release, done)
+        conditional = any(isinstance(change, Delete) or change.expected_revision is not None for change in changes)
+        ticket = Ticket(payload, commit, conditional, _release, done)
         self._check_process()
         self._writer.submit(ticket, wait=True)
         done.acquire()
@@ -166,31 +169,34 @@ class Store:
         much is queued.
         """
         commit = codec.decode_commit(payload)
-        self._check_commit(commit, payload)
+        conditional = self._check_commit(commit)
+        self._check_sizes(commit, payload)
         self._check_process()
-        self._writer.submit(Ticket(payload, commit, sink, context), wait=False)
+        self._writer.submit(Ticket(payload, commit, conditional, sink, context), wait=False)
 
-    def _check_commit(self, commit: log_pb2.Commit, payload: bytes) -> None:
-        """Raise unless a commit that was made elsewhere could have been made here."""
+    def _check_commit(self, commit: log_pb2.Commit) -> bool:
+        """Raise unless a commit that was made elsewhere could have been made here; say whether it is conditional."""
         events = commit.events
         if not events:
             raise InvalidArgument("events", "must not be empty")
         names.check_request_id(commit.request_id)
-        single = len(events) == 1
-        kind_before = ""
+        conditional = False
         for place, event in enumerate(events):
             try:
-                if event.kind != kind_before:
-                    names.check_kind(event.kind)
-                    kind_before = event.kind
-                names.check_id(event.id)
-                if event.op not in _OPS:
+                names.check(event.kind, event.id)
+                if event.op == _DELETE:
+                    conditional = True
+                    if event.value:
+                        raise InvalidArgument("value", "must be empty for a delete")
+                elif event.op != _SAVE:
                     raise InvalidArgument("op", f"must be OP_SAVE or OP_DELETE, not {event.op}")
+                elif not conditional:
+                    conditional = event.HasField("expected_revision")
             except InvalidArgument as error:
-                if single:
+                if len(events) == 1:
                     raise
                 raise InvalidArgument(f"events[{place}].{error.field}", error.problem) from error
-        self._check_sizes(commit, payload)
+        return conditional
 
     def _check_sizes(self, commit: log_pb2.Commit, payload: bytes) -> None:
         if len(payload) > config.COMMIT_BYTES_MAX:
@@ -257,7 +263,9 @@ class Store:
             if not token or (limit is not None and len(rows) >= limit):
                 return Page([codec.resource_of(row) for row in rows], token or None)
 
-    def list_rows(self, kind: str, prefix: str, limit: int, page_token: str, bytes_max: int) -> tuple[list[bytes], str]:
+    def list_rows(
+        self, kind: str, prefix: str, limit: int, page_token: str, bytes_max: int
+    ) -> tuple[builtins.list[bytes], str]:
         """Give one page of a list: serialized resources, and the token of the next page, "" at the end.
 
         A page ends after `limit` rows (0: no limit) or once it has `bytes_max` bytes; it is as of one moment.
@@ -509,7 +517,6 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
     """Open the log, then views that have all of it."""
     notes: list[str] = []
     views_directory = os.path.join(directory, "views")
-    had_views = os.path.isdir(views_directory)
     serving = generations.open_serving(views_directory, options.map_bytes, notes)
     try:
         log = Log.open(

@@ -51,10 +51,14 @@ _TICKET_BYTES = 512
 class Ticket:
     """A commit on its way, and then its answer: `committed`, or `error`."""
 
-    __slots__ = ("commit", "committed", "context", "error", "payload", "sink")
+    __slots__ = ("commit", "committed", "conditional", "context", "error", "payload", "sink")
 
-    def __init__(self, payload: bytes, commit: log_pb2.Commit, sink: Sink, context: Any) -> None:
-        """Take a commit with its own bytes; `sink` is called with the ticket, among others, once it has its answer."""
+    def __init__(self, payload: bytes, commit: log_pb2.Commit, conditional: bool, sink: Sink, context: Any) -> None:
+        """Take a commit with its own bytes; `sink` is called with the ticket, among others, once it has its answer.
+
+        `conditional` says whether an event depends on what is there: a delete, or one with an expected revision.
+        """
+        self.conditional = conditional
         self.payload = payload
         self.commit = commit
         self.sink = sink
@@ -327,7 +331,8 @@ class _Decision:
                 ticket.committed = earlier
                 return
         try:
-            self._check(commit)
+            if ticket.conditional:
+                self._check(commit)
         except (NotFound, Conflict) as error:
             ticket.error = error
             return
@@ -342,8 +347,6 @@ class _Decision:
 
     def _check(self, commit: log_pb2.Commit) -> None:
         """Raise unless every event's precondition holds, each after the events before it."""
-        if not any(event.op == _DELETE or event.HasField("expected_revision") for event in commit.events):
-            return
         own: dict[bytes, int] = {}
         for place, event in enumerate(commit.events):
             key = key_of(event.kind, event.id)

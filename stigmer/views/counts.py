@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from typing import ClassVar
 
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
@@ -19,8 +20,8 @@ _COUNT = struct.Struct("<Q")
 class Counts:
     """The view kind -> number of resources."""
 
-    name = "counts"
-    databases = (DATABASE,)
+    name: ClassVar[str] = "counts"
+    databases: ClassVar[Sequence[str]] = (DATABASE,)
 
     def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
         """Count up for what came into being and down for what went."""

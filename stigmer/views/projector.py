@@ -20,7 +20,7 @@ from stigmer.views.requests import Requests
 from stigmer.views.snapshot import Snapshot
 from stigmer.views.view import Databases, FoldCommit, Transaction, View, fold_commit
 
-VIEWS: tuple[View, ...] = (Snapshot(), Counts(), Requests())
+VIEWS: tuple[type[View], ...] = (Snapshot, Counts, Requests)
 """Every view, in the order in which they fold; `snapshot` is first (see `Change.was_there`)."""
 
 SCHEMA = 1
@@ -37,9 +37,9 @@ _CATCH_UP_BYTES = 8 * 1024 * 1024
 class Projector:
     """Folds into one environment. The writer's thread alone folds; anyone may read."""
 
-    def __init__(self, directory: str, map_bytes: int, views: Sequence[View] = VIEWS) -> None:
+    def __init__(self, directory: str, map_bytes: int, views: Sequence[type[View]] = VIEWS) -> None:
         """Open the environment in a directory. Raises `CorruptView` if it is damaged or has another layout."""
-        self.views = views
+        self.views = [view() for view in views]
         self.environment = Environment(directory, map_bytes, [name for view in views for name in view.databases])
         self._meta = self.environment.databases["meta"]
         try:

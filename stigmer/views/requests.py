@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import ClassVar
 
 from stigmer import config
 from stigmer.errors import CorruptView
@@ -26,12 +27,8 @@ _ORDER_KEY = struct.Struct(">Q")
 class Requests:
     """The view request id -> revisions of its commit."""
 
-    name = "requests"
-    databases = (DATABASE, ORDER_DATABASE)
-
-    def __init__(self, kept: int = config.REQUEST_IDS_KEPT) -> None:
-        """Remember this many ids."""
-        self._kept = kept
+    name: ClassVar[str] = "requests"
+    databases: ClassVar[Sequence[str]] = (DATABASE, ORDER_DATABASE)
 
     def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
         """Enter the commits' ids, then forget the oldest beyond the number that is kept."""
@@ -49,7 +46,7 @@ class Requests:
             self._forget(transaction, database, order)
 
     def _forget(self, transaction: Transaction, database: Database, order: Database) -> None:
-        excess = transaction.stat(order)["entries"] - self._kept
+        excess = transaction.stat(order)["entries"] - config.REQUEST_IDS_KEPT
         if excess <= 0:
             return
         with transaction.cursor(db=order) as cursor:

@@ -6,9 +6,10 @@ and List give the message's bytes out as they lie; `verified` checks the CRC fir
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
@@ -18,9 +19,12 @@ DATABASE = "snapshot.1"
 
 _CRC = struct.Struct("<I")
 # Tags and values of the four fields of fixed width: revision, created_revision, created_at_ns, updated_at_ns.
-_HEAD = struct.Struct("<BQBQBqBq")
-_HEAD_TAGS = (0x09, 0x11, 0x19, 0x21)
-_KIND_TAG, _ID_TAG, _VALUE_TAG = b"\x2a", b"\x32", b"\x3a"
+_FIXED = struct.Struct("<BQBQBqBq")
+_REVISION_TAG, _CREATED_REVISION_TAG, _CREATED_AT_TAG, _UPDATED_AT_TAG = 0x09, 0x11, 0x19, 0x21
+_ID_TAG, _VALUE_TAG = b"\x32", b"\x3a"
+_MESSAGE = _CRC.size
+
+_KNOWN_MAX = 32_768
 
 
 class Head(NamedTuple):
@@ -31,47 +35,52 @@ class Head(NamedTuple):
     created_at_ns: int
 
 
-class _Pending(NamedTuple):
-    """What a key will be after the commits that are being folded."""
-
-    last: Change
-    created_revision: int
-    created_at_ns: int
-
-
 class Snapshot:
-    """The view `kind/id` -> resource."""
+    """The view `kind/id` -> resource, in one environment."""
 
-    name = "snapshot"
-    databases = (DATABASE,)
+    name: ClassVar[str] = "snapshot"
+    databases: ClassVar[Sequence[str]] = (DATABASE,)
+
+    def __init__(self) -> None:
+        """Start without knowing any row."""
+        # The creation (revision, time) of keys folded lately, so that their rows, which may be large, need not be
+        # read for it; None where the key is not there. It holds for the state after revision `_known_at`.
+        self._known: dict[bytes, tuple[int, int] | None] = {}
+        self._known_at = 0
 
     def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
         """Put the last state of each key that the commits change, and note in each change whether the key was there."""
         database = databases[DATABASE]
-        pending: dict[bytes, _Pending | None] = {}
+        # A transaction that failed and is tried again does not follow on what was noted for it.
+        if commits[0].first_revision != self._known_at + 1 or len(self._known) > _KNOWN_MAX:
+            self._known = {}
+        known = self._known
+        last: dict[bytes, Change] = {}
         for commit in commits:
             for change in commit.changes:
                 key = change.key
-                if key in pending:
-                    before = pending[key]
-                    created = None if before is None else before[1:]
+                if key in known:
+                    created = known[key]
                 else:
                     head = read_head(transaction, database, key)
-                    created = None if head is None else head[1:]
-                change.was_there = created is not None
-                if change.value is None:
-                    pending[key] = None
-                elif created is None:
-                    pending[key] = _Pending(change, change.revision, change.time_ns)
+                    created = None if head is None else (head.created_revision, head.created_at_ns)
+                if created is not None:
+                    change.was_there = True
+                    known[key] = None if change.value is None else created
                 else:
-                    pending[key] = _Pending(change, created[0], created[1])
+                    known[key] = None if change.value is None else (change.revision, change.time_ns)
+                last[key] = change
+        self._known_at = commits[-1].last_revision
+        rows = []
         # In the order of the keys, neighbours fall on the same pages.
-        for key in sorted(pending):
-            after = pending[key]
-            if after is None:
+        for key in sorted(last):
+            created = known[key]
+            if created is None:
                 transaction.delete(key, db=database)
             else:
-                transaction.put(key, _row(key, after), db=database)
+                rows.append((key, _row(key, last[key], created)))
+        with transaction.cursor(db=database) as cursor:
+            cursor.putmulti(rows)
 
 
 def read_head(transaction: Transaction, database: Database, key: bytes) -> Head | None:
@@ -79,31 +88,47 @@ def read_head(transaction: Transaction, database: Database, key: bytes) -> Head 
     row = transaction.get(key, db=database)
     if row is None:
         return None
-    verified(key, row)
-    _, revision, _, created_revision, _, created_at_ns, _, _ = _HEAD.unpack_from(row, _CRC.size)
+    _, revision, _, created_revision, _, created_at_ns, _, _ = _FIXED.unpack_from(verified(key, row))
     return Head(revision, created_revision, created_at_ns)
 
 
 def verified(key: bytes, row: bytes) -> bytes:
     """Give the message in a row, or raise `CorruptView` where the checksum does not match."""
-    message = row[4:]
+    message = row[_MESSAGE:]
     if _CRC.unpack_from(row)[0] != crc32c(crc32c(0, key), message):
         raise CorruptView("snapshot", f"the row of {key.decode(errors='replace')!r} is damaged")
     return message
 
 
-def _row(key: bytes, pending: _Pending) -> bytes:
-    change = pending.last
-    value = change.value
-    assert value is not None
-    kind, _, id = key.partition(b"/")
-    t1, t2, t3, t4 = _HEAD_TAGS
-    head = _HEAD.pack(t1, change.revision, t2, pending.created_revision, t3, pending.created_at_ns, t4, change.time_ns)
-    parts = [head, _KIND_TAG, _varint(len(kind)), kind, _ID_TAG, _varint(len(id)), id]
+def _row(key: bytes, last: Change, created: tuple[int, int]) -> bytes:
+    value = last.value or b""
+    id_size = len(key) - len(last.kind) - 1
+    parts = [
+        _FIXED.pack(
+            _REVISION_TAG,
+            last.revision,
+            _CREATED_REVISION_TAG,
+            created[0],
+            _CREATED_AT_TAG,
+            created[1],
+            _UPDATED_AT_TAG,
+            last.time_ns,
+        ),
+        _kind_field(last.kind),
+        _ID_TAG,
+        _varint(id_size),
+        key[-id_size:],
+    ]
     if value:
         parts += (_VALUE_TAG, _varint(len(value)), value)
     message = b"".join(parts)
     return _CRC.pack(crc32c(crc32c(0, key), message)) + message
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_field(kind: str) -> bytes:
+    encoded = kind.encode()
+    return b"\x2a" + _varint(len(encoded)) + encoded
 
 
 _SHORT_VARINTS = [bytes((n,)) for n in range(128)]

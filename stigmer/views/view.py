@@ -6,7 +6,7 @@ To add a view: write a module with a class of this shape, and enter it in `proje
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
@@ -30,7 +30,6 @@ class Change(msgspec.Struct, gc=False):
     time_ns: int
     key: bytes
     kind: str
-    id: str
     value: bytes | None
     """None for a delete."""
     was_there: bool = False
@@ -48,15 +47,12 @@ class FoldCommit(NamedTuple):
 
 
 class View(Protocol):
-    """State that is folded from the log."""
+    """State that is folded from the log: one instance for each environment, made without arguments."""
 
-    @property
-    def name(self) -> str:
-        """The view's name, as people see it."""
-
-    @property
-    def databases(self) -> Sequence[str]:
-        """The names of its databases, each with the version of its layout: `snapshot.1`."""
+    name: ClassVar[str]
+    """The view's name, as people see it."""
+    databases: ClassVar[Sequence[str]]
+    """The names of its databases, each with the version of its layout: `snapshot.1`."""
 
     def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
         """Apply commits, in order, to the view's rows.
@@ -67,11 +63,14 @@ class View(Protocol):
 
 def fold_commit(commit: log_pb2.Commit, first_revision: int, time_ns: int) -> FoldCommit:
     """Make a parsed commit ready to be folded."""
-    changes = []
-    revision = first_revision
-    for event in commit.events:
-        kind, id = event.kind, event.id
-        value = event.value if event.op == _SAVE else None
-        changes.append(Change(revision, time_ns, key_of(kind, id), kind, id, value))
-        revision += 1
-    return FoldCommit(first_revision, revision - 1, time_ns, commit.request_id, changes)
+    changes = [
+        Change(
+            revision,
+            time_ns,
+            key_of(kind := event.kind, event.id),
+            kind,
+            event.value if event.op == _SAVE else None,
+        )
+        for revision, event in enumerate(commit.events, first_revision)
+    ]
+    return FoldCommit(first_revision, first_revision + len(changes) - 1, time_ns, commit.request_id, changes)
