@@ -218,7 +218,7 @@ def test_tail_with_a_filter(store: Any, kind: str) -> None:
     assert seen(prefix="b") == [(3, kind, "b1"), (5, other, "b1")]
     assert seen(kinds={kind, other}, prefix="a") == [(1, kind, "a1"), (2, other, "a1"), (4, kind, "a2")]
     assert seen(kinds=["absent"]) == []
-    assert list(store.tail(start + 1, [kind], "a", follow=False))[0].revision == start + 4
+    assert [event.revision - start for event in store.tail(start + 1, [kind], "a", follow=False)] == [4]
 
 
 def test_tail_of_more_than_a_page(store: Any, kind: str) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from daemon.support import DaemonProcess
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import stigmer.aio
+from daemon.support import DaemonProcess
 from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.errors import ResourceExhausted, StigmerError
