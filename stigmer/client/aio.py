@@ -196,6 +196,9 @@ class Client:
                 self._raise_if_closed(error)
                 if not attempts.is_passing(error):
                     raise attempts.typed(error, self._address) from error
+            except asyncio.CancelledError as error:
+                self._raise_if_closed(error)
+                raise
             finally:
                 call.cancel()
             await self._pause(attempts.backoff_seconds(failures))
@@ -253,6 +256,9 @@ class Client:
         except grpc.RpcError as error:
             self._raise_if_closed(error)
             raise attempts.typed(error, self._address) from error
+        except asyncio.CancelledError as error:
+            self._raise_if_closed(error)
+            raise
         finally:
             call.cancel()
         raise StigmerError(f"the daemon at {self._address} ended the {name} without a report")
@@ -274,9 +280,7 @@ class Client:
                 self._raise_if_closed(error)
                 delay = tries.failed(error)
             except asyncio.CancelledError as error:
-                # A channel that is closed cancels its calls in a way that looks like the caller's own cancelling.
-                if not _is_being_cancelled():
-                    self._raise_if_closed(error)
+                self._raise_if_closed(error)
                 raise
             await self._pause(delay)
 
@@ -297,7 +301,8 @@ class Client:
         raise Closed("client")
 
     def _raise_if_closed(self, error: BaseException) -> None:
-        if self._closed.is_set():
+        # A channel that is closed cancels its calls, in a way that looks as if the caller itself was cancelled.
+        if self._closed.is_set() and not _is_being_cancelled():
             raise Closed("client") from error
 
     async def close(self) -> None:
