@@ -10,7 +10,8 @@ import click
 
 ANSWER_SECONDS = 0.3
 """Nobody waits longer than this for a completion."""
-OFFERED_MAX = 200
+OFFERED_MAX = 50
+"""Every one of them is read with its value."""
 
 
 def complete_kind(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
@@ -24,20 +25,20 @@ def complete_kind(_context: click.Context, _parameter: click.Parameter, text: st
 
 
 def complete_kind_or_reference(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
-    """Offer kinds; behind a kind, or behind `KIND/`, its resources."""
+    """Offer kinds; behind a kind, or behind `KIND/`, its resources by slug and by id."""
     try:
         kind, slash, start = text.partition("/")
         if slash:
-            return [f"{kind}/{id}" for id in _ids(context, kind, start)]
+            return [f"{kind}/{id}" for id in _references(context, kind, start)]
         typed = context.params.get("arguments") or ()
         if typed:
-            return _ids(context, typed[0], text)
+            return _references(context, typed[0], text)
     except Exception:
         return []
     return complete_kind(context, parameter, text)
 
 
-def _ids(context: click.Context, kind: str, start: str) -> list[str]:
+def _references(context: click.Context, kind: str, start: str) -> list[str]:
     from stigmer.cli.backend import answers, daemon_address
     from stigmer.cli.invocation import Invocation
 
@@ -47,9 +48,15 @@ def _ids(context: click.Context, kind: str, start: str) -> list[str]:
     from stigmer.client import connect
     from stigmer.resources import kinds
 
-    client = connect(address, timeout=ANSWER_SECONDS)
-    try:
-        page = client.list(kinds.store_name(kind), prefix=start, limit=OFFERED_MAX)
-        return [resource.id for resource in page]
-    finally:
-        client.close()
+    stored_kind = kinds.store_name(kind)
+    with connect(address, timeout=ANSWER_SECONDS) as client:
+        ids = [resource.id for resource in client.list(stored_kind, prefix=start, limit=OFFERED_MAX)]
+        slugs = [_slug(stored_kind, resource.value) for resource in client.list(stored_kind, limit=OFFERED_MAX)]
+    return sorted({slug for slug in slugs if slug.startswith(start) and slug}) + ids
+
+
+def _slug(kind: str, value: bytes) -> str:
+    from stigmer.resources import kinds, present
+
+    message = kinds.decode(kind, value)
+    return present.summary(message).slug if message is not None else ""

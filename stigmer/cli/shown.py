@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stigmer.cli.output import rfc3339, yaml_text
 from stigmer.cli.references import Reference
 from stigmer.cli.units import age, size
+from stigmer.errors import InvalidArgument, NotFound
 from stigmer.resources import kinds, present
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def _message(resource: Resource) -> Message | None:
 
 def find(store: AnyStore, reference: Reference) -> Resource:
     """Give the resource that a reference names, by its id or slug. Raises `NotFound` with close names in its hint."""
+    try:
+        return store.get(reference.kind, reference.text)
+    except (NotFound, InvalidArgument):
+        pass  # no id, or not even the form of one; what knows slugs costs more to import
     from stigmer.resources import operations
 
     return operations.find(store, reference.kind, reference.text)

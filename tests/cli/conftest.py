@@ -1,102 +1,12 @@
-"""The command line as a person meets it: a real process, with a home of its own, and a real daemon."""
+"""A shell with a home of its own, with and without a daemon."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from stigmer.daemon.info import DaemonInfo, read_daemon_info
-
-SECONDS_MAX = 60
-"""No command of a test takes longer; one that does hangs."""
-
-
-class Shell:
-    """Runs `stigmer` with a home directory of its own, and so with a data directory of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.data = home / ".stigmer" / "data"
-        self.environ = {key: value for key, value in os.environ.items() if not key.startswith("STIGMER_")}
-        # Nobody listens on port 1, so that no test can meet a daemon that happens to run on this machine.
-        self.environ |= {"HOME": str(home), "STIGMER_DATA_DIR": str(self.data), "COLUMNS": "100", "TZ": "UTC"}
-        self.environ.pop("NO_COLOR", None)
-
-    def run(
-        self, *arguments: str | Path, stdin: bytes = b"", code: int | None = 0, **environ: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end and check its exit code; None accepts any."""
-        done = subprocess.run(
-            self.command(*arguments),
-            input=stdin,
-            capture_output=True,
-            env=self.environ | environ,
-            timeout=SECONDS_MAX,
-            cwd=self.home,
-        )
-        result = subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
-        )
-        assert "Traceback" not in result.stderr or "-v" in arguments, result.stderr
-        assert code is None or result.returncode == code, (result.returncode, result.stdout, result.stderr)
-        return result
-
-    def start(self, *arguments: str | Path, **environ: str) -> subprocess.Popen[bytes]:
-        """Start a command that goes on."""
-        return subprocess.Popen(
-            self.command(*arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self.environ | environ,
-            cwd=self.home,
-        )
-
-    @staticmethod
-    def command(*arguments: str | Path) -> list[str]:
-        """Give the command line of a process that runs `stigmer`."""
-        return [sys.executable, "-m", "stigmer", *map(str, arguments)]
-
-    def without_addresses(self) -> dict[str, str]:
-        """Give settings under which no address and no directory is chosen by the call itself: all from a file."""
-        file = self.home / "config.yaml"
-        file.write_text(f"backend:\n  local:\n    endpoint: 127.0.0.1:1\n    data_dir: {self.data}\n")
-        return {"STIGMER_CONFIG": str(file), "STIGMER_DATA_DIR": "", "STIGMER_ADDR": ""}
-
-
-class Daemon:
-    """A daemon in the foreground of a process of its own."""
-
-    def __init__(self, shell: Shell, *arguments: str) -> None:
-        self.process = shell.start("daemon", "--listen", "127.0.0.1:0", *arguments)
-        assert self.process.stderr is not None
-        self.banner = []
-        while not (self.banner and self.banner[-1].startswith("ready")):
-            line = self.process.stderr.readline().decode()
-            assert line, (self.banner, self.process.wait())
-            self.banner.append(line.rstrip("\n"))
-        info = read_daemon_info(str(shell.data))
-        assert info is not None
-        self.info: DaemonInfo = info
-        self.address = info.listen[0]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it by a signal and give its status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(SECONDS_MAX)
-        finally:
-            self.process.kill()
-            for pipe in (self.process.stdout, self.process.stderr):
-                if pipe is not None:
-                    pipe.close()
+from cli_processes import Daemon, Shell
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ NAMED_MAX = 10
 def delete_command(invocation: Invocation, arguments: tuple[str, ...], files: tuple[str, ...], yes: bool) -> None:
     """Delete resources.
 
-    Write KIND REF..., or KIND/REF..., or name manifests with -f. All of one call is one commit. Asks first on a terminal, and only there.
+    Write KIND REF..., or KIND/REF..., or name manifests with -f. All of one call is one commit. Asks first on
+    a terminal, and only there.
     """
     from stigmer.cli import backend
     from stigmer.model import Delete

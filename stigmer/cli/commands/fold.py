@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def replay_command(invocation: Invocation) -> None:
     """Rebuild the views from the log.
 
-    The log is folded from revision 1 on: a second generation of the views is built beside the one that serves, compared with it and put in its place; reads
-    go on meanwhile. If they differ, the differences are printed, and the new generation serves: the log is the truth.
+    The log is folded from revision 1 on: a second generation of the views is built beside the one that serves,
+    compared with it and put in its place; reads go on meanwhile. If they differ, the differences are printed, and the
+    new generation serves: the log is the truth.
     """
     _fold(invocation, lambda store, callback: store.replay(callback), replayed=True)
 
@@ -33,8 +34,8 @@ def replay_command(invocation: Invocation) -> None:
 def verify_command(invocation: Invocation) -> None:
     """Prove that the views are what the log says.
 
-    Changes nothing: the log is read and checked from revision 1 on and folded aside; every row is compared. Exit code 6: they differ,
-    or the log is damaged.
+    Changes nothing: the log is read and checked from revision 1 on and folded aside; every row is compared. Exit code
+    6: they differ, or the log is damaged.
     """
     report = _fold(invocation, lambda store, callback: store.verify(callback), replayed=False)
     if report.differences:

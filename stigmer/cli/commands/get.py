@@ -30,7 +30,8 @@ PAGE_RESOURCES = 100
 def get_command(invocation: Invocation, arguments: tuple[str, ...], raw: bool) -> None:
     """Print resources.
 
-    Write KIND REF..., or KIND/REF...; REF is an id or a slug. A KIND alone lists. One resource is printed as YAML, unless -o says otherwise.
+    Write KIND REF..., or KIND/REF...; REF is an id or a slug. A KIND alone lists. One resource is
+    printed as YAML, unless -o says otherwise.
     """
     from stigmer.cli import backend
     from stigmer.cli.references import parse_references

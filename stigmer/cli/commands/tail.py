@@ -52,7 +52,8 @@ def tail_command(
 ) -> None:
     """Print the log, and follow it.
 
-    One line for each event. Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how to resume.
+    One line for each event. Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how
+    to resume.
     """
     from stigmer.cli import backend
     from stigmer.errors import InvalidArgument
