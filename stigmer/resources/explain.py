@@ -115,9 +115,7 @@ def explain_text(explained: Explained) -> str:
     for field in explained.fields:
         notes = "; ".join((*field.rules, *([f"only one of {field.either}"] if field.either else [])))
         lines.append(f"  {field.name}  <{field.type}>{f'  ({notes})' if notes else ''}")
-        lines += textwrap.wrap(
-            field.comment, _TEXT_WIDTH, initial_indent="      ", subsequent_indent="      "
-        )
+        lines += textwrap.wrap(field.comment, _TEXT_WIDTH, initial_indent="      ", subsequent_indent="      ")
     if explained.forms:
         lines += ["", "FORMS"]
         lines += [f"  {name}  {comment}" for name, comment in explained.forms.items()]
@@ -177,17 +175,13 @@ def _form_descriptor(field: FieldDescriptor | None, step: str) -> Descriptor | N
 def _no_such_field(
     kind: Kind, walked: list[str], step: str, field: FieldDescriptor | None, message: Descriptor | None
 ) -> InvalidArgument:
-    known = list(_forms_of(field)) or [
-        one.name for one in (message.fields if _is_ours(message) and message else ())
-    ]
+    known = list(_forms_of(field)) or [one.name for one in (message.fields if _is_ours(message) and message else ())]
     where = ".".join([kind.name, *walked])
     if not known:
         return InvalidArgument("path", f"{where} has no fields, so it has no {names.shown(step)}")
     close = difflib.get_close_matches(step, known, 1)
     hint = f"did you mean {'.'.join([where, close[0]])}?" if close else f"see them: stigmer explain {where}"
-    return InvalidArgument(
-        "path", f"{where} has no {names.shown(step)}; it has {', '.join(known)}", hint=hint
-    )
+    return InvalidArgument("path", f"{where} has no {names.shown(step)}; it has {', '.join(known)}", hint=hint)
 
 
 # --- words ---------------------------------------------------------------------------------------------
@@ -196,9 +190,7 @@ def _no_such_field(
 def _explained(field: FieldDescriptor) -> FieldExplained:
     oneof = field.containing_oneof
     either = ", ".join(one.name for one in oneof.fields) if oneof is not None else ""
-    return FieldExplained(
-        field.name, _type_of(field), comment_of(field.full_name), _rule_texts(field), either
-    )
+    return FieldExplained(field.name, _type_of(field), comment_of(field.full_name), _rule_texts(field), either)
 
 
 def _type_of(field: FieldDescriptor) -> str:

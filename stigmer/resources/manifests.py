@@ -95,11 +95,7 @@ def _place(source: str, line: int) -> str:
 
 
 def _hint(problems: Sequence[ManifestProblem]) -> str | None:
-    return (
-        None
-        if any(not problem.path for problem in problems)
-        else "see what there is: stigmer explain KIND.FIELD"
-    )
+    return None if any(not problem.path for problem in problems) else "see what there is: stigmer explain KIND.FIELD"
 
 
 def load(locations: Iterable[str], read_stdin: Callable[[int], bytes] | None = None) -> list[Manifest]:
@@ -134,9 +130,7 @@ def duplicates(manifests: Iterable[Manifest]) -> Iterator[ManifestProblem]:
             earlier = first.setdefault(key, manifest)
             if earlier is not manifest:
                 what = f"{manifest.kind.name} with the {key[0]} {names.shown(key[-1])}"
-                organization = (
-                    f" in organization {names.shown(key[2])}" if key[0] == "slug" and key[2] else ""
-                )
+                organization = f" in organization {names.shown(key[2])}" if key[0] == "slug" and key[2] else ""
                 other = f" by {earlier.where}" if earlier.where else ""
                 problem = f"the {what}{organization} is given already{other}"
                 yield ManifestProblem(manifest.source, manifest.line, f"metadata.{key[0]}", problem)

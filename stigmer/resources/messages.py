@@ -104,9 +104,7 @@ def _other_of_oneof(message: Message, field: FieldDescriptor) -> str | None:
     return message.WhichOneof(oneof.name) if oneof is not None else None
 
 
-def _fill_field(
-    message: Message, field: FieldDescriptor, node: Node, path: paths.Path, problems: Problems
-) -> None:
+def _fill_field(message: Message, field: FieldDescriptor, node: Node, path: paths.Path, problems: Problems) -> None:
     target = getattr(message, field.name)
     if options.is_map(field):
         _fill_map(target, field, node, path, problems)
@@ -226,9 +224,7 @@ _WELL_KNOWN: dict[str, Callable[[Any, Node, paths.Path, Problems], None]] = {
 
 def node_of_struct(struct: Any) -> Node:
     """Give the node that a Struct would be read from; it has no lines."""
-    return Node(
-        Shape.MAP, 0, fields=tuple((_string(key), _node_of(struct.fields[key])) for key in struct.fields)
-    )
+    return Node(Shape.MAP, 0, fields=tuple((_string(key), _node_of(struct.fields[key])) for key in struct.fields))
 
 
 def _string(text: str) -> Node:
@@ -352,9 +348,7 @@ def _enum_number(field: FieldDescriptor, node: Node) -> int:
     # WORKFLOW_TASK_KIND_SET: what people write of such names is their end.
     close = [name for name in folded if name.endswith("_" + node.text.casefold())] or close
     if close:
-        raise _Wrong(
-            f"{names.shown(node.text)} is no {options.enum_of(field).name}; did you mean {folded[close[0]]}?"
-        )
+        raise _Wrong(f"{names.shown(node.text)} is no {options.enum_of(field).name}; did you mean {folded[close[0]]}?")
     raise _Wrong(f"{names.shown(node.text)} is not one of {', '.join(every)}")
 
 
@@ -422,9 +416,7 @@ def _unknown_field(message: Descriptor, name: str) -> str:
     known = [field.name for field in message.fields]
     close = difflib.get_close_matches(name.casefold(), known, 1, 0.6)
     if name == "<<":
-        hint = (
-            "merge keys are not part of YAML 1.2; write the fields out, or use an alias for the whole value"
-        )
+        hint = "merge keys are not part of YAML 1.2; write the fields out, or use an alias for the whole value"
     elif close:
         hint = f"did you mean {close[0]}?"
     else:

@@ -47,9 +47,7 @@ class ResourceStore(Protocol):
         """Give a resource, or raise `NotFound`."""
         ...
 
-    def list(
-        self, kind: str, *, prefix: str = "", limit: int | None = None, page_token: str | None = None
-    ) -> Page:
+    def list(self, kind: str, *, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
         """Give some resources of a kind, in the order of their ids."""
         ...
 
@@ -191,8 +189,7 @@ def apply(
             continue
         revisions = iter(range(committed.first_revision, committed.last_revision + 1))
         return [
-            _applied(one, _revision_of(one) if one.outcome is Outcome.UNCHANGED else next(revisions))
-            for one in planned
+            _applied(one, _revision_of(one) if one.outcome is Outcome.UNCHANGED else next(revisions)) for one in planned
         ]
     raise AssertionError("unreachable: counting has no end")
 

@@ -47,8 +47,7 @@ def _message(message: Message, *, masking: bool, all_secret: bool) -> dict[str, 
         elif options.is_map(field):
             value_field = options.map_value(field)
             shown[field.name] = {
-                str(key): _value(value_field, value[key], masking=masking, all_secret=inside)
-                for key in sorted(value)
+                str(key): _value(value_field, value[key], masking=masking, all_secret=inside) for key in sorted(value)
             }
         elif field.is_repeated:
             shown[field.name] = [_value(field, entry, masking=masking, all_secret=inside) for entry in value]

@@ -30,9 +30,7 @@ from stigmer.resources import messages, options, paths
 
 _WELL_KNOWN = "google.protobuf."
 # RFC 3986: a scheme, then the characters that a URI may have.
-_is_uri = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+"
-).fullmatch
+_is_uri = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+").fullmatch
 
 
 class Violation(msgspec.Struct, frozen=True):

@@ -1,0 +1,198 @@
+"""Rules: each one of the contract is broken once, and what is found names the field and the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf import struct_pb2
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from stigmer.pb.agentic import (
+    agent_pb2,
+    agentinstance_pb2,
+    apiresource_pb2,
+    environment_pb2,
+    mcpserver_pb2,
+    skill_pb2,
+    workflow_pb2,
+    workflow_tasks_pb2,
+)
+from stigmer.resources import options, rules
+from stigmer.resources.rules import check
+
+from .contract import Field, contract
+
+WAIT = apiresource_pb2.WORKFLOW_TASK_KIND_WAIT
+FOR = apiresource_pb2.WORKFLOW_TASK_KIND_FOR
+
+
+def _every_rule() -> Iterator[Any]:
+    for message, fields in contract().messages.items():
+        for field in fields:
+            of_field = dict(field.rules)
+            for rule, value in of_field.items():
+                if rule == "id" or (rule == "min_len" and value == 1 and "required" in of_field):
+                    continue  # the name of a rule; an empty string that `required` speaks of already
+                yield pytest.param(message, field, rule, value, id=f"{message.rpartition('.')[2]}.{field.name}-{rule}")
+
+
+def _message(full_name: str) -> Any:
+    return GetMessageClass(workflow_tasks_pb2.DESCRIPTOR.pool.FindMessageTypeByName(full_name))()
+
+
+def _break(message: Any, field: Field, rule: str, value: Any) -> str:
+    """Break one rule; gives the path at which it is broken."""
+    match rule:
+        case "required":
+            message.ClearField(field.name)
+        case "min_len":
+            setattr(message, field.name, "x" * int(value - 1))
+        case "max_len":
+            setattr(message, field.name, "x" * int(value + 1))
+        case "pattern" | "const" | "in" | "uri":
+            setattr(message, field.name, "not this\n")
+        case "gte":
+            setattr(message, field.name, type(getattr(message, field.name))(value - 1))
+            if dict(field.rules)["gte"] == 1 and not _zero_counts(message, field):
+                setattr(message, field.name, -1)
+        case "lte":
+            setattr(message, field.name, type(getattr(message, field.name))(value + 1))
+        case "defined_only":
+            setattr(message, field.name, 99)
+        case "min_items":
+            while len(getattr(message, field.name)) < value - 1:
+                getattr(message, field.name).add()
+        case "reference_kinds":
+            getattr(message, field.name).add(kind=value[0], slug="fine")
+            getattr(message, field.name).add(kind=40, slug="wrong")
+            return f"{field.name}[1].kind"
+        case "owner_scopes":
+            getattr(message, field.name).owner_scope = 3 if 3 not in value else 1
+            return f"{field.name}.owner_scope"
+    return field.name
+
+
+def _zero_counts(message: Message, field: Field) -> bool:
+    of_field = options.rules_of(options.descriptor_of(message).fields_by_name[field.name])
+    return of_field is not None and not of_field.zero_is_unset and not of_field.required
+
+
+@pytest.mark.parametrize(("full_name", "field", "rule", "value"), list(_every_rule()))
+def test_a_broken_rule_is_found(full_name: str, field: Field, rule: str, value: object) -> None:
+    """For every rule in brackets there is a violation with the path and the rule's name."""
+    message = _message(full_name)
+    path = _break(message, field, rule, value)
+    wanted = dict(field.rules).get("id", rule) if rule in ("reference_kinds", "owner_scopes") else rule
+    found = check(message)
+    assert (path, wanted) in [(one.path, one.rule) for one in found]
+
+
+def test_the_environments_kind_is_taken_beside_the_published_slip() -> None:
+    """environment_refs may be of kind environment, and of the kind that was published by mistake."""
+    for kind in (52, 53):
+        spec = agentinstance_pb2.AgentInstanceSpec(agent_id="a", environment_refs=[{"kind": kind, "slug": "x"}])
+        assert check(spec) == []
+
+
+def test_rules_of_strings_hold_for_the_empty_string() -> None:
+    """An empty string is too short, and does not match a pattern; a pattern may allow it."""
+    assert [one.rule for one in check(agent_pb2.AgentSpec())] == ["min_len"]
+    assert [one.rule for one in check(skill_pb2.SkillStatus())] == ["pattern"]
+    assert check(skill_pb2.SkillSpec(skill_md="x", tag="")) == []
+
+
+def test_length_counts_characters_not_bytes() -> None:
+    """Ten umlauts are ten characters."""
+    assert check(agent_pb2.AgentSpec(instructions="ä" * 10)) == []
+
+
+def test_a_pattern_s_end_is_the_end_of_the_text() -> None:
+    """A line feed at the end is not let pass, as Python's `$` would."""
+    document = workflow_pb2.WorkflowDocument(dsl="1.0.0\n", namespace="a", name="b", version="c")
+    assert [one.rule for one in check(document)] == ["pattern"]
+
+
+def test_a_timeout_left_out_is_in_order_and_a_port_left_out_is_not() -> None:
+    """Zero stands for "not set" only where the field says so."""
+    call = workflow_tasks_pb2.HttpCallTaskConfig(method="GET", endpoint={"uri": "x"})
+    assert check(call) == []
+    assert [one.path for one in check(mcpserver_pb2.PortMapping(host_port=1))] == ["container_port"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5])
+def test_a_number_that_is_none_breaks_its_bounds(value: float) -> None:
+    """NaN compares false with every bound and is refused all the same."""
+    assert check(workflow_tasks_pb2.AgentExecutionConfig(temperature=value))
+
+
+def test_a_uri_needs_a_scheme_and_no_blanks() -> None:
+    """Only what RFC 3986 allows is a URI."""
+    for url, valid in [
+        ("https://example.com/mcp?x=%20#top", True),
+        ("urn:a:b", True),
+        ("example.com/mcp", False),
+        ("https://example.com/a b", False),
+        ("https://${HOST}/", False),
+        ("https://example.com/%zz", False),
+    ]:
+        assert (check(mcpserver_pb2.HttpServerConfig(url=url)) == []) is valid, url
+
+
+def test_lists_and_maps_are_checked_entry_by_entry() -> None:
+    """The path has the index in a list and the key in a map."""
+    spec = agent_pb2.AgentSpec(instructions="long enough")
+    spec.mcp_servers.add(name="fine")
+    spec.mcp_servers.add().stdio.command = ""
+    assert [one.path for one in check(spec)] == ["mcp_servers[1].name", "mcp_servers[1].stdio.command"]
+    context = _message("ai.stigmer.agentic.executioncontext.v1.ExecutionContextSpec")
+    context.execution_id = "x"
+    context.data["A"].value = "fine"
+    context.data["odd key\n"].is_secret = True
+    assert [one.path for one in check(context)] == ['data["odd key\\n"].value']
+
+
+def _task(kind: int, config: dict[str, object]) -> workflow_pb2.WorkflowTask:
+    struct = struct_pb2.Struct()
+    struct.update(config)
+    return workflow_pb2.WorkflowTask(name="t", kind=kind, task_config=struct)
+
+
+def test_the_configuration_of_a_task_is_checked_as_its_kind_s_message() -> None:
+    """Its rules hold, with a path that goes on into the configuration."""
+    assert check(_task(WAIT, {"seconds": 5})) == []
+    assert [(one.path, one.rule) for one in check(_task(WAIT, {}))] == [("task_config.seconds", "required")]
+    found = check(_task(WAIT, {"seconds": -1}))
+    assert [(one.path, one.rule) for one in found] == [("task_config.seconds", "gte")]
+
+
+def test_a_configuration_of_the_wrong_type_is_one_violation() -> None:
+    """What cannot be read is said once, and not called missing too."""
+    found = check(_task(WAIT, {"seconds": "five"}))
+    assert [(one.path, one.rule) for one in found] == [("task_config.seconds", "form")]
+
+
+def test_tasks_inside_tasks_are_checked() -> None:
+    """Nested lists of tasks have the same rules, each violation is found once."""
+    inner = {"name": "i", "kind": "WORKFLOW_TASK_KIND_WAIT", "task_config": {"seconds": -3}}
+    middle = {"name": "m", "kind": FOR, "task_config": {"each": "x", "in": "y", "do": [inner]}}
+    found = check(_task(FOR, {"each": "x", "in": "y", "do": [middle]}))
+    assert [one.path for one in found] == ["task_config.do[0].task_config.do[0].task_config.seconds"]
+
+
+def test_fields_of_a_newer_client_are_let_pass_in_a_configuration() -> None:
+    """Checking is not where unknown fields are refused: a manifest is."""
+    assert check(_task(WAIT, {"seconds": 5, "jitter": 1})) == []
+
+
+def test_a_violation_shows_the_value_escaped_and_short() -> None:
+    """What stands in a message cannot play tricks with a terminal."""
+    found = check(environment_pb2.EnvironmentId())
+    assert found[0].value == ""
+    wrong = mcpserver_pb2.HttpServerConfig(url="\x1b[31m" + "x" * 1000)
+    violation = check(wrong)[0]
+    assert isinstance(violation, rules.Violation)
+    assert "\x1b" not in violation.value + violation.problem
+    assert len(violation.value) < 120
