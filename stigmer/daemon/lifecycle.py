@@ -180,6 +180,8 @@ async def _serve(store: Store, listen: Sequence[str], on_listening: Callable[[li
         await server.cancel_calls()
     hurrying.cancel()
     await stopping
+    # Closed while the loop still runs: what is queued is answered into it, even where nobody waits any more.
+    await asyncio.to_thread(store.close)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

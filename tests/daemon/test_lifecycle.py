@@ -10,6 +10,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -210,7 +211,7 @@ def test_a_stop_under_load_loses_nothing_that_was_answered(tmp_path: Path, numbe
     enough = threading.Event()
 
     def save(worker: int) -> None:
-        with connect(process.address, timeout=0.5) as client:
+        with connect(process.address, timeout=3) as client:
             try:
                 for number in range(1_000_000):
                     answered.append(client.save("load", f"{worker}-{number}", b"v" * 100))
@@ -235,6 +236,19 @@ def test_a_stop_under_load_loses_nothing_that_was_answered(tmp_path: Path, numbe
         assert any(segment.last_revision >= max(answered) for segment in store.segments())
 
 
+def test_followers_do_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """A tail that waits for what comes is told that the daemon stops, and how it may go on."""
+    with DaemonProcess(tmp_path / "data") as process, grpc.insecure_channel(process.address) as channel:
+        tail = channel.unary_stream(wire.methods(wire.STORE_SERVICE)["tail"].path)
+        following = tail(store_pb2.TailRequest(follow=True).SerializeToString())
+        next(following)
+        process.signal(signal.SIGTERM)
+        assert process.wait(config.DRAIN_SECONDS - 1) == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            next(following)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_a_second_signal_does_not_wait_for_calls(tmp_path: Path) -> None:
     """A caller that does not end its call holds a stop up for a while; a second signal does not wait."""
     with DaemonProcess(tmp_path / "data") as process:
@@ -251,16 +265,47 @@ def test_a_second_signal_does_not_wait_for_calls(tmp_path: Path) -> None:
         assert store.status().recovery == []
 
 
-def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
-    """After a failed fsync nothing is acknowledged any more, the daemon says why and ends with status 1."""
+def with_strace(data_dir: Path, injected: str) -> tuple[str, ...]:
+    """Give a wrapper for a daemon in which each fdatasync of the log's only segment meets a fault."""
     strace = shutil.which("strace")
     if strace is None:
-        pytest.skip("a failing fsync is made with strace")
-    with Store.open(tmp_path / "data") as store:
+        pytest.skip("faults of the disk are made with strace")
+    with Store.open(data_dir) as store:
         store.save("k", "before", b"v")
-    (segment,) = (tmp_path / "data" / "log").iterdir()
-    fail_every_sync = ("-e", "inject=fdatasync:error=EIO:when=1+", "-P", str(segment))
-    wrapper = (strace, "-f", "-o", "/dev/null", "-e", "trace=fdatasync", *fail_every_sync)
+    (segment,) = (data_dir / "log").iterdir()
+    fault = f"inject=fdatasync:{injected}:when=1+"
+    return (strace, "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", fault, "-P", str(segment))
+
+
+def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path) -> None:
+    """While an fsync takes long, reads are answered; a save that nobody waits for any more is still made."""
+    wrapper = with_strace(tmp_path / "data", "delay_enter=2s")
+    with (
+        DaemonProcess(tmp_path / "data", wrapper=wrapper) as process,
+        grpc.insecure_channel(process.address) as channel,
+    ):
+        methods = wire.methods(wire.STORE_SERVICE)
+        request = store_pb2.SaveRequest(kind="k", id="after", value=b"v").SerializeToString()
+        saving = channel.unary_unary(methods["save"].path).future(request)
+        get = channel.unary_unary(methods["get"].path)
+        begun = time.monotonic()
+        # On the same connection behind the save, so the save is in the daemon's hands when these are answered.
+        for _ in range(20):
+            get(store_pb2.GetRequest(kind="k", id="before").SerializeToString())
+        assert time.monotonic() - begun < 1.5
+        assert not saving.done()
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0
+        assert saving.exception().code() is grpc.StatusCode.UNAVAILABLE
+    with Store.open(tmp_path / "data") as store:
+        assert store.status().recovery == []
+        assert store.get("k", "after").value == b"v"
+
+
+def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
+    """After a failed fsync nothing is acknowledged any more, the daemon says why and ends with status 1."""
+    wrapper = with_strace(tmp_path / "data", "error=EIO")
     with DaemonProcess(tmp_path / "data", wrapper=wrapper) as process:
         with connect(process.address, timeout=20) as client:
             with pytest.raises(StorageFailed) as caught:

@@ -260,6 +260,18 @@ def test_cancelled_saves(daemon: DaemonProcess) -> None:
     asyncio.run(run())
 
 
+def test_a_thousand_saves_at_once(daemon: DaemonProcess) -> None:
+    """A burst of calls on one connection is answered, each once."""
+
+    async def run() -> None:
+        async with stigmer.aio.connect(daemon.address, timeout=60) as client:
+            start = (await client.status()).revision
+            revisions = await asyncio.gather(*(client.save("burst", f"{number}", b"v") for number in range(1000)))
+            assert sorted(revisions) == list(range(start + 1, start + 1001))
+
+    asyncio.run(run())
+
+
 def test_many_callers_at_once(daemon: DaemonProcess) -> None:
     """Callers on many threads each get the revision of their own save."""
     with connect(daemon.address, timeout=60) as client, ThreadPoolExecutor(32) as threads:
