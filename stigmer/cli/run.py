@@ -27,6 +27,8 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a character shows its escape; it is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
+    # gRPC's own log lines say in its words what our errors say in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     invocation = Invocation()
     if instruction := os.environ.get(COMPLETE_VARIABLE):
         from click.shell_completion import shell_complete

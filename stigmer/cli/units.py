@@ -54,6 +54,11 @@ def size(count: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: "1 segment", "3 segments"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def visible(text: str) -> str:
     """Escape what is not printable, so that stored text can not steer a terminal."""
     if text.isprintable():

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_processes import Daemon, Shell
+
+from cli.support import Daemon, Shell
 
 
 @pytest.fixture

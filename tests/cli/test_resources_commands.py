@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_processes import Shell
 from ruamel.yaml import YAML
 
+from cli.support import Shell
 from stigmer.resources.kinds import all_kinds
 
 KINDS = [kind.name for kind in all_kinds()]

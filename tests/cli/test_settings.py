@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from cli_processes import Shell
+
+from cli.support import Shell
 
 
 def settings(shell: Shell, *arguments: str, **environ: str) -> dict[str, tuple[str, str]]:

@@ -115,9 +115,9 @@ def _print_banner(invocation: Invocation, started: Started) -> None:
 
 def _facts(status: Status, listen: list[str]) -> str:
     """Write what the banner and `daemon status` both tell."""
-    from stigmer.cli.units import size, visible
+    from stigmer.cli.units import counted, size, visible
 
-    segments = f"{status.segments} segment{'' if status.segments == 1 else 's'}"
+    segments = counted(status.segments, "segment")
     behind = [f"{name} at {at}" for name, at in sorted(status.checkpoints.items()) if at != status.revision]
     lines = [
         f"log     {segments}, {size(status.log_bytes)}, revision {status.revision}",
@@ -150,7 +150,7 @@ def _timeout(invocation: Invocation, otherwise_seconds: float) -> float:
 def daemon_status(invocation: Invocation) -> None:
     """Say whether the daemon runs, and how it is. Exit code 3: it does not run."""
     from stigmer.cli.output import rfc3339, write_record
-    from stigmer.cli.units import age, home_shortened
+    from stigmer.cli.units import age, counted, home_shortened
 
     status = _status(invocation)
     if status is None:
@@ -184,7 +184,9 @@ def daemon_status(invocation: Invocation) -> None:
         return
     up = age(time.time() - status.started_at_ns / 1e9)
     print(f"stigmer {status.version}  pid {status.pid}  up {up}")
-    print(f"data    {home_shortened(status.data_dir)}, durability {status.durability}, {status.resources} resources")
+    print(
+        f"data    {home_shortened(status.data_dir)}, durability {status.durability}, {counted(status.resources, 'resource')}"
+    )
     print(_facts(status, list(status.listen)))
     print(f"tails   {status.tails}")
 

@@ -49,6 +49,7 @@ def _fold(invocation: Invocation, work: Work, *, replayed: bool) -> FoldReport:
     from stigmer.cli import backend
     from stigmer.cli.output import write_record
     from stigmer.cli.progress import progress
+    from stigmer.cli.units import counted, visible
 
     units = {"fold": "events", "compare": "rows"}
     with backend.reader(invocation) as store, progress(invocation) as report_progress:
@@ -65,13 +66,11 @@ def _fold(invocation: Invocation, work: Work, *, replayed: bool) -> FoldReport:
         write_record(record, invocation.output)
         return report
     done = f"replayed to revision {report.revision}" if replayed else f"verified up to revision {report.revision}"
-    found = f"{report.differences} differences" if report.differences else "no differences"
-    print(f"{done}: {report.rows} rows, {found}, in {report.seconds:.2f} s")
+    found = counted(report.differences, "difference") if report.differences else "no differences"
+    print(f"{done}: {counted(report.rows, 'row')}, {found}, in {report.seconds:.2f} s")
     if replayed:
         print(f"generation {report.generation} serves")
     for example in report.examples:
-        from stigmer.cli.units import visible
-
         print(f"  {visible(example)}")
     if report.differences > len(report.examples):
         print(f"  and {report.differences - len(report.examples)} more")

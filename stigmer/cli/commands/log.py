@@ -21,7 +21,7 @@ def log_info(invocation: Invocation) -> None:
     """Print how large the log is, where it ends and how far the views are."""
     from stigmer.cli import backend
     from stigmer.cli.output import write_record
-    from stigmer.cli.units import home_shortened, size
+    from stigmer.cli.units import counted, home_shortened, size
 
     with backend.reader(invocation) as store:
         status = store.status()
@@ -45,15 +45,11 @@ def log_info(invocation: Invocation) -> None:
     views = ", ".join(f"{name} at {at}" for name, at in behind.items()) or "up to date"
     print(f"store     {status.store_id}")
     print(f"data      {home_shortened(status.data_dir)}")
-    print(f"log       {_count(status.segments, 'segment')}, {size(status.log_bytes)}, revision {status.revision}")
+    print(f"log       {counted(status.segments, 'segment')}, {size(status.log_bytes)}, revision {status.revision}")
     print(f"views     generation {status.generation}, {size(status.views_bytes)}, {views}")
-    print(f"holds     {_count(status.resources, 'resource')}")
+    print(f"holds     {counted(status.resources, 'resource')}")
     for sentence in status.recovery:
         print(f"recovery  {sentence}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @log_command.command("segments", cls=Command)

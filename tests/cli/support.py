@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from stigmer.daemon.info import DaemonInfo, read_daemon_info
@@ -26,11 +27,16 @@ class Shell:
         self.environ.pop("NO_COLOR", None)
 
     def run(
-        self, *arguments: str | Path, stdin: bytes = b"", code: int | None = 0, **environ: str
+        self,
+        *arguments: str | Path,
+        stdin: bytes = b"",
+        code: int | None = 0,
+        wrapper: Sequence[str] = (),
+        **environ: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end and check its exit code; None accepts any."""
+        """Run one command to its end and check its exit code; None accepts any. `wrapper` is a command that runs it."""
         done = subprocess.run(
-            self.command(*arguments),
+            [*wrapper, *self.command(*arguments)],
             input=stdin,
             capture_output=True,
             env=self.environ | environ,
