@@ -275,6 +275,39 @@ def test_delete_is_one_commit_and_tells_each(shared: Shell) -> None:
     shared.run("get", "environment", "kept")
 
 
+def answer(shell: Shell, arguments: list[str], typed: bytes) -> tuple[int, bytes]:
+    """Run a command on a terminal, type something, and give its exit code and what it showed."""
+    import os
+    import pty
+    import subprocess
+
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        shell.command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=shell.environ, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"?" not in shown:
+            shown += os.read(ours, 4096)
+        os.write(ours, typed)
+        code = process.wait(60)
+    os.close(ours)
+    return code, shown
+
+
+def test_delete_asks_on_a_terminal_and_only_there(shared: Shell) -> None:
+    """No is the default; Ctrl-D is no too."""
+    apply(shared, "asked")
+    arguments = ["delete", "environment", "asked"]
+    code, shown = answer(shared, arguments, b"\n")
+    assert code == 1
+    assert b"Delete environment/env-" in shown
+    assert answer(shared, arguments, b"\x04")[0] == 130
+    shared.run("get", "environment", "asked")
+    assert answer(shared, arguments, b"y\n")[0] == 0
+    shared.run("get", "environment", "asked", code=3)
+
+
 # --- kinds and explain ---
 
 

@@ -184,9 +184,8 @@ def daemon_status(invocation: Invocation) -> None:
         return
     up = age(time.time() - status.started_at_ns / 1e9)
     print(f"stigmer {status.version}  pid {status.pid}  up {up}")
-    print(
-        f"data    {home_shortened(status.data_dir)}, durability {status.durability}, {counted(status.resources, 'resource')}"
-    )
+    holds = counted(status.resources, "resource")
+    print(f"data    {home_shortened(status.data_dir)}, durability {status.durability}, {holds}")
     print(_facts(status, list(status.listen)))
     print(f"tails   {status.tails}")
 
