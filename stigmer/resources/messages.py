@@ -14,6 +14,7 @@ import binascii
 import difflib
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -317,7 +318,11 @@ def _whole_number(field: FieldDescriptor, node: Node, wrong: _Wrong) -> int:
 
 def _float(node: Node) -> float:
     text = node.text
-    number = float(int(text, 0)) if text[:2] in ("0x", "0o") else float(text.lower().replace(".inf", "inf"))
+    try:
+        # Python's words for the two lack YAML's dot.
+        number = float(int(text, 0)) if text[:2] in ("0x", "0o") else float(re.sub(r"\.(?=[in])", "", text.lower()))
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise _Wrong(f"{text[:40]} is not a number that can be kept")
     return number

@@ -13,6 +13,7 @@ import base64
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ from stigmer.resources.options import MASK
 
 # Controls that JSON lets pass and a terminal obeys; characters that hide or turn round what is beside them.
 _UNSAFE = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+_WHOLE_MAX = 2**53
 
 __all__ = ["MASK", "Summary", "as_dict", "json_text", "summary", "yaml_text"]
 
@@ -99,7 +102,8 @@ def _struct_value(value: Any) -> Any:
             number = value.number_value
             if not math.isfinite(number):
                 return str(number)  # JSON has no such number
-            return int(number) if number.is_integer() else number
+            # Beyond this a double no longer holds every whole number, and its digits would say too much.
+            return int(number) if number.is_integer() and abs(number) <= _WHOLE_MAX else number
         case "null_value" | None:
             return None
         case kind:
@@ -112,7 +116,11 @@ def _struct_value(value: Any) -> Any:
 def json_text(data: object, *, indent: int | None = 2) -> str:
     """Give plain data as JSON, without a line feed at the end; on one line with `indent=None`."""
     text = json.dumps(data, indent=indent, ensure_ascii=False)
-    # All of these stand inside strings, where JSON has an escape for them.
+    return _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    # All of these stand inside double quotes, where JSON and YAML have the same escape for them.
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -123,26 +131,26 @@ def yaml_text(data: object) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.width = 4096  # lines are broken where the text has them, nowhere else
+    yaml.width = sys.maxsize  # lines are broken where the text has them, nowhere else
     yaml.indent(mapping=2, sequence=4, offset=2)
     # Plain data cannot hold itself, and the same list twice is two lists: no anchors in what a person reads.
     yaml.representer.ignore_aliases = lambda _data: True
     stream = io.StringIO()
-    yaml.dump(_with_blocks(data), stream)
-    return stream.getvalue().removesuffix("...\n")
+    yaml.dump(_styled(data), stream)
+    return _escaped(stream.getvalue().removesuffix("...\n"))
 
 
-def _with_blocks(data: object) -> object:
-    """Mark the strings that read best as literal blocks."""
-    from ruamel.yaml.scalarstring import LiteralScalarString
+def _styled(data: object) -> object:
+    """Choose the style of each string: as it is, as a literal block, or in double quotes with escapes."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
     if isinstance(data, Mapping):
-        return {key: _with_blocks(value) for key, value in data.items()}
+        return {_styled(key): _styled(value) for key, value in data.items()}
     if isinstance(data, list):
-        return [_with_blocks(value) for value in data]
-    if isinstance(data, str) and _fits_block(data):
-        return LiteralScalarString(data)
-    return data
+        return [_styled(value) for value in data]
+    if not isinstance(data, str) or data.isprintable():
+        return data
+    return LiteralScalarString(data) if _fits_block(data) else DoubleQuotedScalarString(data)
 
 
 def _fits_block(text: str) -> bool:

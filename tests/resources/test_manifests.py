@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stigmer.errors import InvalidArgument
 from stigmer.resources import documents, manifests
@@ -288,7 +291,8 @@ spec: {data: {A: {value: "(secret, not shown)", is_secret: true}}}
 def test_whole_numbers_that_would_lose_digits_are_refused() -> None:
     """A Struct holds doubles: an id of 17 digits must be quoted."""
     assert "quotes" in _problems(WORKFLOW.replace("INPUT", "{id: 9007199254740993}"))[0]
-    assert "not a number that can be kept" in _problems(WORKFLOW.replace("INPUT", "{id: 1e999}"))[0]
+    for number in ("1e999", ".inf", ".nan", "9" * 5000, "0x" + "f" * 5000):
+        assert "not a number that can be kept" in _problems(WORKFLOW.replace("INPUT", f"{{id: {number}}}"))[0]
     _one(WORKFLOW.replace("INPUT", "{id: 9007199254740992}"))
 
 
@@ -335,8 +339,8 @@ def test_depth_by_aliases_is_refused() -> None:
 
 def test_a_struct_that_protobuf_could_not_read_again_is_refused() -> None:
     """Within the bound of the text, but beyond protobuf's own."""
-    for given in ("[" * 48 + "]" * 48, "{a: " * 50 + "b" + "}" * 50):
-        assert "too deep in each other to be kept" in _problems(WORKFLOW.replace("INPUT", f"{{x: {given}}}"))[0]
+    for deep in ("[" * 48 + "]" * 48, "{a: " * 50 + "b" + "}" * 50):
+        assert "too deep in each other to be kept" in _problems(WORKFLOW.replace("INPUT", f"{{x: {deep}}}"))[0]
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +350,19 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
         stream.truncate(documents.TEXT_BYTES_MAX + 1)
     with pytest.raises(ManifestError, match="is larger than 16 MiB"):
         manifests.load([str(file)])
+
+
+@given(
+    st.text(st.sampled_from("ab:- \n\t[]{},&*!|>'\"%@`#?~<=0123.\\\x85\u2028\ufeffé\U0001f600"))
+    | st.text()
+    | st.binary()
+)
+@settings(deadline=None)  # the first example imports the YAML library
+def test_no_text_makes_anything_but_manifests_or_their_error(text: str | bytes) -> None:
+    """Whatever is read, as YAML or as JSON, alone or where a value is expected."""
+    for content, source in [(text, "m.yaml"), (text, "m.json"), (f"{AGENT}  description: {text!s}\n", "m.yaml")]:
+        with contextlib.suppress(ManifestError):
+            manifests.parse(content, source)
 
 
 # --- files ---------------------------------------------------------------------------------------------

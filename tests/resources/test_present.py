@@ -104,6 +104,12 @@ def test_yaml_shows_the_same_thing_twice_instead_of_an_alias() -> None:
     assert "&" not in present.yaml_text({"x": shared, "y": shared})
 
 
+def test_yaml_cannot_play_tricks_with_a_terminal() -> None:
+    """The same characters are escaped in YAML, in keys too."""
+    text = present.yaml_text({"\u202e": "\x1b[31m \x9b \u202e \ufeff é 漢", "b": "two\nlines \u2028"})
+    assert text == '"\\u202e": "\\e[31m \\x9B \\u202e \\uFEFF é 漢"\nb: "two\\nlines \\L"\n'
+
+
 def test_json_cannot_play_tricks_with_a_terminal() -> None:
     """Controls and characters that turn text round are escaped, and mean the same."""
     data = {"a": "\x1b[31m \x9b \u202e \u200b \x7f é 漢"}
@@ -122,9 +128,14 @@ def test_a_table_shows_name_slug_org_and_phase() -> None:
     assert present.summary(agent_pb2.Agent(metadata={"name": "N"})) == present.Summary("N", "", "", "")
 
 
+# Of the two zeros the negative one is shown as the other, and is not among these.
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text("ab \n\t:#-'\"|>&*!%{}[],?~=<0123456789.+eyn_")
 structs = st.recursive(
-    st.none() | st.booleans() | texts | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False),
+    st.none()
+    | st.booleans()
+    | texts
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
