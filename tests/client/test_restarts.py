@@ -93,6 +93,9 @@ def test_waiting_for_a_daemon_that_comes(tmp_path: Path, address: str) -> None:
     waiting = threading.Thread(target=wait)
     waiting.start()
     with DaemonProcess(tmp_path / "data", address) as process:
+        # One that comes now does not inherit the other's wait before it tries again.
+        with connect(address) as client:
+            assert client.status().pid == process.pid
         waiting.join()
         assert found == [process.pid]
 

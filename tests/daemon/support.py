@@ -55,7 +55,7 @@ class DaemonProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self.returncode, self.stderr = self._process.wait(), self._read_stderr()
+            self.returncode, self.stderr = self._process.wait(), self.read_stderr()
             self._close_pipes()
             raise DidNotStart(self.returncode, self.stderr)
         self.info = msgspec.json.decode(line, type=DaemonInfo)
@@ -82,7 +82,8 @@ class DaemonProcess:
         self.signal(signal.SIGTERM)
         return self.wait()
 
-    def _read_stderr(self) -> str:
+    def read_stderr(self) -> str:
+        """Give what it wrote there, up to its end."""
         assert self._process.stderr is not None
         return self._process.stderr.read()
 
@@ -101,7 +102,7 @@ class DaemonProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         if kind is not None:
-            print(f"--- the daemon's stderr ---\n{self._read_stderr()}")
+            print(f"--- the daemon's stderr ---\n{self.read_stderr()}")
         self._close_pipes()
 
 

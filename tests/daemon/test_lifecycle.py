@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import sys
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -30,7 +28,6 @@ from stigmer.errors import (
     LogLocked,
     OutcomeUnknown,
     StigmerError,
-    StorageFailed,
 )
 from stigmer.pb import store_pb2
 from stigmer.store import Store
@@ -263,60 +260,6 @@ def test_a_second_signal_does_not_wait_for_calls(tmp_path: Path) -> None:
             listing.cancel()
     with Store.open(tmp_path / "data") as store:
         assert store.status().recovery == []
-
-
-def with_strace(data_dir: Path, injected: str) -> tuple[str, ...]:
-    """Give a wrapper for a daemon in which each fdatasync of the log's only segment meets a fault."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("faults of the disk are made with strace")
-    with Store.open(data_dir) as store:
-        store.save("k", "before", b"v")
-    (segment,) = (data_dir / "log").iterdir()
-    fault = f"inject=fdatasync:{injected}:when=1+"
-    return (strace, "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", fault, "-P", str(segment))
-
-
-def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path) -> None:
-    """While an fsync takes long, reads are answered; a save that nobody waits for any more is still made."""
-    wrapper = with_strace(tmp_path / "data", "delay_enter=2s")
-    with (
-        DaemonProcess(tmp_path / "data", wrapper=wrapper) as process,
-        grpc.insecure_channel(process.address) as channel,
-    ):
-        methods = wire.methods(wire.STORE_SERVICE)
-        request = store_pb2.SaveRequest(kind="k", id="after", value=b"v").SerializeToString()
-        saving = channel.unary_unary(methods["save"].path).future(request)
-        get = channel.unary_unary(methods["get"].path)
-        begun = time.monotonic()
-        # On the same connection behind the save, so the save is in the daemon's hands when these are answered.
-        for _ in range(20):
-            get(store_pb2.GetRequest(kind="k", id="before").SerializeToString())
-        assert time.monotonic() - begun < 1.5
-        assert not saving.done()
-        process.signal(signal.SIGTERM)
-        process.signal(signal.SIGINT)
-        assert process.wait() == 0
-        assert saving.exception().code() is grpc.StatusCode.UNAVAILABLE
-    with Store.open(tmp_path / "data") as store:
-        assert store.status().recovery == []
-        assert store.get("k", "after").value == b"v"
-
-
-def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
-    """After a failed fsync nothing is acknowledged any more, the daemon says why and ends with status 1."""
-    wrapper = with_strace(tmp_path / "data", "error=EIO")
-    with DaemonProcess(tmp_path / "data", wrapper=wrapper) as process:
-        with connect(process.address, timeout=20) as client:
-            with pytest.raises(StorageFailed) as caught:
-                client.save("k", "after", b"v")
-            assert "Input/output error" in caught.value.message
-        assert process.wait() == 1
-        assert "StorageFailed" in process._read_stderr()
-    assert "storage failed" in (tmp_path / "data" / "daemon.log").read_text()
-    assert not (tmp_path / "data" / "daemon.json").exists()
-    with Store.open(tmp_path / "data") as store:
-        assert store.get("k", "before").value == b"v"
 
 
 # --- in the background ---

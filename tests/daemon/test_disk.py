@@ -1,0 +1,122 @@
+"""A daemon on a disk that is slow, that fails, or under which the process dies at a chosen moment."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+import stigmer.aio
+from daemon.support import DaemonProcess
+from stigmer import wire
+from stigmer.client import connect
+from stigmer.errors import StorageFailed
+from stigmer.pb import store_pb2
+from stigmer.store import Store
+
+
+def with_strace(data_dir: Path, injected: str) -> tuple[str, ...]:
+    """Give a wrapper for a daemon in which each fdatasync of the log's only segment meets a fault."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("faults of the disk are made with strace")
+    with Store.open(data_dir) as store:
+        store.save("k", "before", b"v")
+    (segment,) = (data_dir / "log").iterdir()
+    fault = f"inject=fdatasync:{injected}:when=1+"
+    return (strace, "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", fault, "-P", str(segment))
+
+
+def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path) -> None:
+    """While an fsync takes long, reads are answered; a save that nobody waits for any more is still made."""
+    wrapper = with_strace(tmp_path / "data", "delay_enter=2s")
+    with (
+        DaemonProcess(tmp_path / "data", wrapper=wrapper) as process,
+        grpc.insecure_channel(process.address) as channel,
+    ):
+        methods = wire.methods(wire.STORE_SERVICE)
+        request = store_pb2.SaveRequest(kind="k", id="after", value=b"v").SerializeToString()
+        saving = channel.unary_unary(methods["save"].path).future(request)
+        get = channel.unary_unary(methods["get"].path)
+        begun = time.monotonic()
+        # On the same connection behind the save, so the save is in the daemon's hands when these are answered.
+        for _ in range(20):
+            get(store_pb2.GetRequest(kind="k", id="before").SerializeToString())
+        assert time.monotonic() - begun < 1.5
+        assert not saving.done()
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0
+        assert saving.exception().code() is grpc.StatusCode.UNAVAILABLE
+        assert process.read_stderr() == ""
+    with Store.open(tmp_path / "data") as store:
+        assert store.status().recovery == []
+        assert store.get("k", "after").value == b"v"
+
+
+def test_a_save_that_is_cancelled_does_not_hold_up_its_group(tmp_path: Path) -> None:
+    """Of commits that are synced together each gets its answer, whoever else has gone."""
+    wrapper = with_strace(tmp_path / "data", "delay_enter=1s")
+
+    async def run(address: str) -> None:
+        async with stigmer.aio.connect(address, timeout=20) as client:
+            saves = []
+            for number in range(4):
+                saves.append(asyncio.ensure_future(client.save("k", f"{number}", b"v")))
+                # Answered behind the save on the same connection: the save is queued now.
+                await asyncio.sleep(0)
+                await client.get("k", "before")
+            saves[1].cancel()
+            await client.get("k", "before")
+            assert [await save for save in (saves[0], *saves[2:])] == [2, 4, 5]
+            assert (await client.get("k", "1")).revision == 3
+
+    with DaemonProcess(tmp_path / "data", wrapper=wrapper) as process:
+        asyncio.run(run(process.address))
+        process.kill()
+
+
+def test_a_daemon_that_dies_between_writing_and_answering(tmp_path: Path) -> None:
+    """The client's own repetition of a save that is in the log already does not save it again."""
+    address = f"unix:{tmp_path}/s"
+    wrapper = with_strace(tmp_path / "data", "signal=KILL")
+    revisions: list[int] = []
+
+    def save() -> None:
+        with connect(address, timeout=60) as client:
+            attached.set()
+            revisions.append(client.save("k", "after", b"v"))
+
+    attached = threading.Event()
+    saving = threading.Thread(target=save)
+    with DaemonProcess(tmp_path / "data", address, wrapper=wrapper) as first:
+        saving.start()
+        assert attached.wait(30)
+        assert first.wait() != 0
+    with DaemonProcess(tmp_path / "data", address):
+        saving.join()
+        with connect(address) as client:
+            assert [(event.revision, event.id) for event in client.tail(follow=False)] == [(1, "before"), (2, "after")]
+    assert revisions == [2]
+
+
+def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
+    """After a failed fsync nothing is acknowledged any more, the daemon says why and ends with status 1."""
+    wrapper = with_strace(tmp_path / "data", "error=EIO")
+    with DaemonProcess(tmp_path / "data", wrapper=wrapper) as process:
+        with connect(process.address, timeout=20) as client:
+            with pytest.raises(StorageFailed) as caught:
+                client.save("k", "after", b"v")
+            assert "Input/output error" in caught.value.message
+        assert process.wait() == 1
+        assert "StorageFailed" in process.read_stderr()
+    assert "storage failed" in (tmp_path / "data" / "daemon.log").read_text()
+    assert not (tmp_path / "data" / "daemon.json").exists()
+    with Store.open(tmp_path / "data") as store:
+        assert store.get("k", "before").value == b"v"
