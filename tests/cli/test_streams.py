@@ -95,6 +95,15 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(shell: Shell, da
         assert done.stdout.splitlines()[-1] == b"0", arguments
 
 
+def test_a_reader_that_was_never_there_ends_the_command_quietly(shell: Shell) -> None:
+    """A short answer fails only when it is flushed at the end, and must not be flushed once more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(shell.command("kinds"), stdout=writer, stderr=subprocess.PIPE, env=shell.environ)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_full_disk_under_stdout_is_an_error(shell: Shell) -> None:
     """/dev/full takes nothing; the exit code says so."""
     with Path("/dev/full").open("wb") as full:
