@@ -133,15 +133,16 @@ def yaml_text(data: object) -> str:
     yaml = YAML()
     yaml.width = sys.maxsize  # lines are broken where the text has them, nowhere else
     yaml.indent(mapping=2, sequence=4, offset=2)
-    # Plain data cannot hold itself, and the same list twice is two lists: no anchors in what a person reads.
-    yaml.representer.ignore_aliases = lambda _data: True
     stream = io.StringIO()
     yaml.dump(_styled(data), stream)
     return _escaped(stream.getvalue().removesuffix("...\n"))
 
 
 def _styled(data: object) -> object:
-    """Choose the style of each string: as it is, as a literal block, or in double quotes with escapes."""
+    """Choose the style of each string: as it is, as a literal block, or in double quotes with escapes.
+
+    All of it is new, so that nothing is there twice: what a person reads has no anchors.
+    """
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
     if isinstance(data, Mapping):
@@ -159,7 +160,6 @@ def _fits_block(text: str) -> bool:
     return (
         len(lines) > 1
         and bool(lines[0])
-        and not lines[0].startswith(" ")
         and not text.endswith("\n\n")
         and all(line.isprintable() and not line.endswith(" ") for line in lines)
     )

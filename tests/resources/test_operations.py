@@ -51,7 +51,9 @@ def _apply(store: FakeStore, *wanted: manifests.Manifest, now_ns: int = NOW_NS) 
 def test_what_is_not_there_is_created() -> None:
     """Id minted, slug made, audit set, the client's status not taken."""
     store = FakeStore()
-    (done,) = _apply(store, _manifest())
+    wanted = _manifest()
+    wanted.message.status.default_instance_id = "ain-that-no-client-chooses"
+    (done,) = _apply(store, wanted)
     assert done == Applied("agent", "agt-01k94sd8kv0000000000000000", "bot", Outcome.CREATED, 1)
     stored = _agent(store, done.id)
     assert (stored.metadata.id, stored.metadata.slug, stored.metadata.org) == (done.id, "bot", "acme")
