@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from stigmer.errors import CorruptLog
+from stigmer.errors import CorruptLog, StigmerError
 from stigmer.log import format as fmt
 from stigmer.log.files import read_at
 from stigmer.log.segment import Segment
@@ -37,7 +37,8 @@ class Cursor:
 
         Stops once their payloads exceed `bytes_max`, but gives at least one frame where there is one. The first
         frame ever given may begin before `after + 1`, in the middle of whose commit the cursor started. Raises
-        `CorruptLog` where a frame is damaged, without giving the frames before it in this call twice or not at all.
+        `CorruptLog` where a frame is damaged and `NewerFormat` where it cannot be read, without giving the frames
+        before it in this call twice or not at all.
         """
         if upto_revision <= self._after or self._next_revision > upto_revision:
             return []
@@ -53,10 +54,10 @@ class Cursor:
                 continue
             try:
                 taken += self._read_chunk(segment, upto_revision, bytes_max - taken, frames)
-            except CorruptLog:
+            except (StigmerError, OSError):
                 if not frames:
                     raise
-                break  # what is whole first; the next call comes to the damage again
+                break  # what is whole first; the next call comes to the same place again
         return frames
 
     def is_near_end(self) -> bool:

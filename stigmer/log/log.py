@@ -76,9 +76,12 @@ class Log:
                 first = _create_segment(directory, uuid.uuid4().bytes, 1)
                 os.close(first[1])
                 segments = [first[0]]
-            recovery.check_sealed(segments, check_bytes)
+            time_ns = recovery.check_sealed(segments, check_bytes)
             revision = watermark.revision if watermark and watermark.store_id == segments[0].header.store_id else 0
             end = recovery.recover_last(segments[-1], revision, notes)
+            # The last segment may have lost all its frames, so its own end does not tell what time it was.
+            end = end._replace(time_ns=max(end.time_ns, time_ns))
+            recovery.remove_unfinished(directory)
             return cls(directory, segments, end, segment_bytes)
         except OSError as error:
             if error.errno in files.FULL:

@@ -33,13 +33,9 @@ class End(NamedTuple):
 
 
 def list_segments(directory: str) -> list[Segment]:
-    """Give the segments of a directory in order, headers checked; leftovers of unfinished work are removed."""
-    names = sorted(os.listdir(directory))
-    for name in names:
-        if name.endswith(fmt.SEGMENT_SUFFIX + ".new"):
-            os.unlink(os.path.join(directory, name))
+    """Give the segments of a directory in order, headers checked."""
     segments: list[Segment] = []
-    for name in names:
+    for name in sorted(os.listdir(directory)):
         stem = name.removesuffix(fmt.SEGMENT_SUFFIX)
         if stem == name:
             continue
@@ -65,11 +61,20 @@ def list_segments(directory: str) -> list[Segment]:
     return segments
 
 
-def check_sealed(segments: list[Segment], check_bytes: int) -> None:
+def remove_unfinished(directory: str) -> None:
+    """Remove segments whose creation a crash cut short."""
+    for name in os.listdir(directory):
+        if name.endswith(fmt.SEGMENT_SUFFIX + ".new"):
+            os.unlink(os.path.join(directory, name))
+
+
+def check_sealed(segments: list[Segment], check_bytes: int) -> int:
     """Check every segment but the last: sealed, and followed by its successor; the last ones byte for byte.
 
-    `check_bytes` says how much, counted from the end of the log, is read and compared with the seals' checksums.
+    `check_bytes` says how much, counted from the end of the log, is read and compared with the seals' checksums. Gives
+    the time of the last frame in them, 0 where there is none.
     """
+    time_ns = 0
     for segment, following in itertools.pairwise(segments):
         fd = segment.open()
         try:
@@ -83,6 +88,7 @@ def check_sealed(segments: list[Segment], check_bytes: int) -> None:
         segment.sealed = True
         segment.next_revision = header.first_revision
         segment.first_time_ns = seal.first_time_ns
+        time_ns = header.time_ns
         if segment.next_revision != following.first_revision:
             kind = "missing" if segment.next_revision < following.first_revision else "there twice"
             raise CorruptLog(
@@ -97,6 +103,7 @@ def check_sealed(segments: list[Segment], check_bytes: int) -> None:
             break
         check_bytes -= segment.size
         check_bytes_of(segment)
+    return time_ns
 
 
 def check_bytes_of(segment: Segment) -> None:

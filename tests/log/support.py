@@ -100,10 +100,10 @@ def read_all(log: Log, after: int = 0, bytes_max: int = 1 << 20) -> list[Written
 
 
 def reopen_and_read(
-    directory: Path, watermark: Watermark | None = None, notes: list[str] | None = None
+    directory: Path, watermark: Watermark | None = None, notes: list[str] | None = None, check_bytes: int = 1 << 30
 ) -> list[Written]:
     """Open a log, read all of it and leave it as a crash would."""
-    log = open_log(directory, watermark, notes)
+    log = open_log(directory, watermark, notes, check_bytes=check_bytes)
     try:
         return read_all(log)
     finally:

@@ -1,0 +1,638 @@
+"""Opening after a crash, and after damage: what is torn is cut off, what is corrupt is refused."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from log.support import (
+    SECTOR_BYTES,
+    START_NS,
+    Written,
+    append_garbage,
+    append_groups,
+    contents,
+    copy_log,
+    flip_bit,
+    frames_in,
+    header_of,
+    last_revision,
+    make_log,
+    open_log,
+    overwrite,
+    random_groups,
+    read_all,
+    reopen_and_read,
+    segment_files,
+    set_flags,
+    set_version,
+    shrink_size,
+    torn_files,
+    watermark_of,
+    zero_region,
+)
+from stigmer.errors import CorruptLog, NewerFormat
+from stigmer.log import format as fmt
+from stigmer.log.recovery import Watermark
+
+NEW_GROUP = [(b"appended after recovery", 2), (b"", 1)]
+
+
+# --- a torn tail -----------------------------------------------------------------------------------------
+
+
+def whole_frames(segment: Path, before: list[Written], size: int) -> tuple[list[Written], int]:
+    """Give the frames that lie whole in the first bytes of a segment, behind those `before`, and where they end."""
+    data = segment.read_bytes()
+    found, end = list(before), fmt.SEGMENT_HEADER_SIZE
+    for offset, header in frames_in(segment):
+        start = offset + fmt.FRAME_HEADER_SIZE
+        if start + header.payload_size > size:
+            break
+        end = start + header.payload_size
+        if header.event_count:
+            found.append(Written(header.first_revision, header.event_count, data[start:end]))
+    return found, end
+
+
+def append_and_read_again(directory: Path, whole: list[Written]) -> None:
+    """Check that a recovered log has these frames, takes more, and has all of them when it is opened again."""
+    notes: list[str] = []
+    log = open_log(directory, notes=notes)
+    assert read_all(log) == whole
+    added = append_groups(log, [NEW_GROUP])
+    assert added[0].first_revision == last_revision(whole) + 1
+    assert read_all(log) == whole + added
+    log.abandon()
+    notes = []
+    assert reopen_and_read(directory, notes=notes) == whole + added
+    assert notes == []
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_log_cut_at_every_byte_opens_with_all_whole_frames(quick_directory: Path, tmp_path: Path, sealed: bool) -> None:
+    """Wherever a log ends behind a segment's header, it opens with every whole frame, keeps the rest aside, goes on."""
+    make_log(quick_directory, random_groups(1, 8, 400), sealed)
+    original = copy_log(quick_directory, tmp_path / "original")
+    names = [path.name for path in segment_files(original)]
+    assert len(names) == 2
+    torn_seen = 0
+    before: list[Written] = []
+    for place, name in enumerate(names):
+        data = (original / name).read_bytes()
+        # What lies before the seal was cut at every byte in the log without one.
+        first = frames_in(original / name)[-1][0] if sealed else fmt.SEGMENT_HEADER_SIZE
+        for size in range(first, len(data) + 1):
+            shutil.rmtree(quick_directory)
+            quick_directory.mkdir()
+            for earlier in names[:place]:
+                shutil.copy(original / earlier, quick_directory)
+            (quick_directory / name).write_bytes(data[:size])
+            whole, end = whole_frames(original / name, before, size)
+
+            notes: list[str] = []
+            open_log(quick_directory, notes=notes).abandon()
+            if end == size:
+                assert notes == []
+                assert torn_files(quick_directory) == []
+            else:
+                torn_seen += 1
+                kept = f"{name}.{end}.torn"
+                assert notes == [
+                    f"cut off {size - end} bytes of an unfinished write at {name}, offset {end}; kept in {kept}"
+                ]
+                assert [path.name for path in torn_files(quick_directory)] == [kept]
+                assert (quick_directory / kept).read_bytes() == data[end:size]
+                assert (quick_directory / name).read_bytes() == data[:end]
+            if end == size or size % 16 == 0:
+                append_and_read_again(quick_directory, whole)
+            else:
+                assert reopen_and_read(quick_directory) == whole
+        before = whole_frames(original / name, before, len(data))[0]
+    assert torn_seen > (60 if sealed else 4000)
+
+
+def test_second_torn_tail_at_the_same_offset_is_kept_beside_the_first(directory: Path) -> None:
+    """What was kept aside is never overwritten, as after a crash in the middle of a recovery."""
+    make_log(directory, random_groups(2, 3))
+    segment = segment_files(directory)[-1]
+    end = segment.stat().st_size
+    for garbage in (b"first", b"second", b"third"):
+        append_garbage(segment, garbage)
+        reopen_and_read(directory)
+    kept = {path.name: path.read_bytes() for path in torn_files(directory)}
+    assert kept == {
+        f"{segment.name}.{end}.torn": b"first",
+        f"{segment.name}.{end}.2.torn": b"second",
+        f"{segment.name}.{end}.3.torn": b"third",
+    }
+
+
+def is_whole(segment: Path) -> bool:
+    """Say whether a segment is a header and frames, each with the right checksums, to its last byte."""
+    data, salt = segment.read_bytes(), fmt.salt_of(header_of(segment).segment_id)
+    offset = fmt.SEGMENT_HEADER_SIZE
+    while offset < len(data):
+        header = fmt.decode_frame_header(data, offset, offset, salt)
+        if header is None:
+            return False
+        payload = data[offset + fmt.FRAME_HEADER_SIZE :][: header.payload_size]
+        if len(payload) < header.payload_size or fmt.crc32c(0, payload) != header.payload_crc:
+            return False
+        offset += fmt.FRAME_HEADER_SIZE + header.payload_size
+    return True
+
+
+# Each leaves an unfinished write at the end of the last segment, whose last frame begins at an offset.
+UNFINISHED: dict[str, Callable[[Path, int], None]] = {
+    "one byte short": lambda path, _: shrink_size(path, path.stat().st_size - 1),
+    "only a header": lambda path, offset: shrink_size(path, offset + fmt.FRAME_HEADER_SIZE),
+    "half a header": lambda path, offset: shrink_size(path, offset + 20),
+    "payload of zeros": lambda path, offset: zero_region(path, offset + fmt.FRAME_HEADER_SIZE, 10),
+    "all zeros": lambda path, offset: zero_region(path, offset, path.stat().st_size - offset),
+    "last byte wrong": lambda path, _: flip_bit(path, path.stat().st_size * 8 - 1),
+    "flipped length": lambda path, offset: flip_bit(path, (offset + 8) * 8 + 30),
+    "zeros behind": lambda path, _: append_garbage(path, bytes(5000)),
+    "garbage behind": lambda path, _: append_garbage(path, random.Random(3).randbytes(5000)),
+    "a stale frame behind": lambda path, offset: append_garbage(path, path.read_bytes()[offset:]),
+    "half a seal behind": lambda path, _: append_garbage(path, fmt.FRAME_MAGIC + b"\x01\0\0\0" + bytes(20)),
+}
+
+
+@pytest.mark.parametrize("how", UNFINISHED)
+def test_repair(directory: Path, how: str) -> None:
+    """Break the end, prove it broken, open, append, read again: only the last frame may be missing."""
+    written = make_log(directory, [*random_groups(4, 20, 200)[:-1], [(b"the last one, to be broken", 1)]])
+    segment = segment_files(directory)[-1]
+    UNFINISHED[how](segment, frames_in(segment)[-1][0])
+    assert not is_whole(segment)
+
+    notes: list[str] = []
+    recovered = reopen_and_read(directory, notes=notes)
+    assert recovered == (written if how.endswith("behind") else written[:-1])
+    assert len(notes) == 1
+    assert "cut off" in notes[0]
+    append_and_read_again(directory, recovered)
+
+
+def test_time_does_not_go_back_over_a_torn_first_frame(directory: Path) -> None:
+    """The time of the last frame is known again even where the last segment has lost all of its frames."""
+    log = open_log(directory)
+    append_groups(log, [[(bytes(4096), 1)], [(b"in the second segment", 1)]])
+    first_time_ns = log.last_time_ns - 1
+    log.abandon()
+    shrink_size(segment_files(directory)[1], fmt.SEGMENT_HEADER_SIZE + 10)
+
+    log = open_log(directory)
+    assert log.next_revision == 2
+    assert log.last_time_ns == first_time_ns == START_NS + 1
+    log.abandon()
+
+
+# --- what an fsync had not covered, out of order -----------------------------------------------------------
+
+
+def lose_sectors(path: Path, start: int, source: random.Random) -> None:
+    """Zero a random part of the sectors behind `start`, as where the disk wrote them in an order of its own."""
+    size = path.stat().st_size
+    share = source.random()
+    for sector in range(start // SECTOR_BYTES * SECTOR_BYTES, size, SECTOR_BYTES):
+        if source.random() < share:
+            begin = max(sector, start)
+            zero_region(path, begin, min(sector + SECTOR_BYTES, size) - begin)
+    if source.random() < 0.2:
+        shrink_size(path, source.randint(start, size))
+
+
+@pytest.mark.parametrize("unsynced_groups", [1, 3])
+def test_unsynced_frames_lost_out_of_order_are_torn_and_never_corrupt(
+    quick_directory: Path, tmp_path: Path, unsynced_groups: int
+) -> None:
+    """Whichever sectors of what was not synced are lost, all that was synced is kept and opening succeeds."""
+    frames_behind_a_gap = torn = 0
+    for seed in range(2000):
+        source = random.Random(seed)
+        if seed % 50 == 0:
+            shutil.rmtree(quick_directory, ignore_errors=True)
+            log = open_log(quick_directory)
+            acked = append_groups(log, random_groups(seed, 6, 300))
+            start = segment_files(quick_directory)[-1].stat().st_size
+            unsynced: list[Written] = []
+            for group in random_groups(seed + 1, unsynced_groups, 900, 8):
+                unsynced += append_groups(log, [group], sync_last=False)
+            log.abandon()
+            original = copy_log(quick_directory, tmp_path / "original")
+            rolled = len(segment_files(original)) > 1 and frames_in(segment_files(original)[-1])[0][0] == 64
+            if segment_files(original)[-1].stat().st_size < start or (
+                rolled and frames_in(segment_files(original)[-1])[0][1].first_revision > last_revision(acked)
+            ):
+                start = fmt.SEGMENT_HEADER_SIZE
+        copy_log(original, quick_directory)
+        segment = segment_files(quick_directory)[-1]
+        lose_sectors(segment, start, source)
+        data, salt = segment.read_bytes(), fmt.salt_of(header_of(segment).segment_id)
+        whole = [
+            fmt.decode_frame_header(data, offset, offset, salt) is not None
+            for offset, _ in frames_in(segment_files(original)[-1])
+        ]
+        frames_behind_a_gap += any(later and not earlier for earlier, later in itertools.pairwise(whole))
+
+        watermark = watermark_of(quick_directory, last_revision(acked)) if seed % 2 else None
+        notes: list[str] = []
+        recovered = reopen_and_read(quick_directory, watermark, notes)
+        torn += bool(notes)
+        assert recovered == (acked + unsynced)[: len(recovered)], f"seed {seed}"
+        assert len(recovered) >= len(acked), f"seed {seed}"
+    assert torn > 1000
+    assert frames_behind_a_gap > 500
+
+
+def test_seal_lost_in_part_is_torn(quick_directory: Path, tmp_path: Path) -> None:
+    """A power cut while the seal of a clean close is written costs the seal only."""
+    written = make_log(quick_directory, random_groups(5, 10), sealed=True)
+    original = copy_log(quick_directory, tmp_path / "original")
+    start = frames_in(segment_files(original)[-1])[-1][0]
+    for seed in range(200):
+        copy_log(original, quick_directory)
+        lose_sectors(segment_files(quick_directory)[-1], start, random.Random(seed))
+        assert reopen_and_read(quick_directory, watermark_of(quick_directory, last_revision(written))) == written
+
+
+def test_payload_that_holds_another_segment_is_not_taken_for_frames(directory: Path, tmp_path: Path) -> None:
+    """A whole segment with higher revisions inside a value does not make a torn frame before it look durable."""
+    make_log(tmp_path / "other", random_groups(6, 30), sealed=True)
+    other = b"".join(path.read_bytes() for path in segment_files(tmp_path / "other"))
+    assert other.count(fmt.FRAME_MAGIC) > 30
+    log = open_log(directory)
+    acked = append_groups(log, [[(b"acked", 1)]])
+    append_groups(log, [[(b"to be torn", 1), (other, 1)]], sync_last=False)
+    log.abandon()
+    segment = segment_files(directory)[0]
+    flip_bit(segment, frames_in(segment)[1][0] * 8 + 100)
+    assert reopen_and_read(directory, watermark_of(directory, 1)) == acked
+
+
+def test_payload_that_holds_frames_of_its_own_segment_is_not_taken_for_frames(directory: Path) -> None:
+    """Frames of this very segment, with its salt, are not valid at another offset inside a value."""
+    log = open_log(directory)
+    acked = append_groups(log, [[(b"acked", 1)]])
+    append_groups(log, [[(bytes([n]) * 50, 1)] for n in range(10)])
+    log.abandon()
+    segment = segment_files(directory)[0]
+    future = segment.read_bytes()
+    shrink_size(segment, frames_in(segment)[1][0])  # as in a store restored from a copy
+
+    log = open_log(directory)
+    append_groups(log, [[(b"to be torn", 1), (future, 1)]], sync_last=False)
+    log.abandon()
+    flip_bit(segment, frames_in(segment)[1][0] * 8 + 100)
+    assert reopen_and_read(directory, watermark_of(directory, 1)) == acked
+
+
+# --- damage ----------------------------------------------------------------------------------------------
+
+
+def places(directory: Path) -> Iterator[tuple[Path, int, int, int]]:
+    """Give the parts of a log, headers and frames: file, first bit, bit behind the last, revision to be named."""
+    for path in segment_files(directory):
+        frames = frames_in(path)
+        yield path, 0, fmt.SEGMENT_HEADER_SIZE * 8, header_of(path).first_revision
+        for offset, header in frames:
+            end = offset + fmt.FRAME_HEADER_SIZE + header.payload_size
+            yield path, offset * 8, end * 8, header.first_revision
+
+
+def place_of_damage(directory: Path, watermark: Watermark) -> tuple[str, int, int] | None:
+    """Give the segment, the offset and the revision that opening a log names as damaged; None where it opens."""
+    try:
+        open_log(directory, watermark).abandon()
+    except CorruptLog as error:
+        return error.path, error.offset, error.revision
+    return None
+
+
+def test_every_flipped_bit_below_the_watermark_is_refused_and_named(quick_directory: Path, tmp_path: Path) -> None:
+    """With views that have the whole log, each wrong bit stops the open and names segment, offset and revision."""
+    written = make_log(quick_directory, random_groups(7, 12, 350))
+    original = copy_log(quick_directory, tmp_path / "original")
+    watermark = watermark_of(quick_directory, last_revision(written))
+    assert len(segment_files(original)) == 2
+    flips = 0
+    for path, first, end, revision in list(places(quick_directory)):
+        for bit in range(first, end):
+            flip_bit(path, bit)
+            assert place_of_damage(quick_directory, watermark) == (str(path), first // 8, revision)
+            flip_bit(path, bit)
+            flips += 1
+    assert flips == sum(path.stat().st_size for path in segment_files(original)) * 8 > 40_000
+    assert {path.name: path.read_bytes() for path in quick_directory.iterdir()} == {
+        path.name: path.read_bytes() for path in original.iterdir()
+    }
+    assert reopen_and_read(quick_directory, watermark) == written
+
+
+def test_sampled_flipped_bits_of_a_large_segment_are_refused(quick_directory: Path) -> None:
+    """The same in one segment of 64 KiB, for bits drawn from all of its 524,288."""
+    log = open_log(quick_directory, segment_bytes=1 << 20)
+    written = append_groups(log, random_groups(8, 60, 900))
+    log.abandon()
+    (path,) = segment_files(quick_directory)
+    assert path.stat().st_size > 64 * 1024
+    watermark = watermark_of(quick_directory, last_revision(written))
+    for bit in random.Random(8).sample(range(64 * 1024 * 8), 4000):
+        flip_bit(path, bit)
+        assert place_of_damage(quick_directory, watermark) is not None
+        flip_bit(path, bit)
+    assert reopen_and_read(quick_directory, watermark) == written
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_flipped_bit_without_watermark_is_torn_or_corrupt_but_never_wrong_data(
+    quick_directory: Path, tmp_path: Path, sealed: bool
+) -> None:
+    """Without views, a wrong bit in the last segment may cost the last group, and only where no seal proves it."""
+    log = open_log(quick_directory)
+    before = append_groups(log, random_groups(9, 6, 150))
+    group = [(b"the last group", 1), (bytes(range(100)), 2), (b"", 1)]
+    written = before + append_groups(log, [group])
+    log.close() if sealed else log.abandon()
+    original = copy_log(quick_directory, tmp_path / "original")
+    path = segment_files(quick_directory)[-1]
+    data = path.read_bytes()
+    certain = written if sealed else before
+    torn = corrupt = 0
+    for bit in range(len(data) * 8):
+        flip_bit(path, bit)
+        try:
+            recovered = reopen_and_read(quick_directory)
+        except CorruptLog:
+            corrupt += 1
+            flip_bit(path, bit)
+            continue
+        torn += 1
+        assert recovered == written[: len(recovered)]
+        assert len(recovered) >= len(certain)
+        (kept,) = torn_files(quick_directory)
+        kept.unlink()
+        path.write_bytes(data)
+    assert torn > 500
+    assert corrupt > 5000
+    assert contents(quick_directory).keys() == contents(original).keys()
+
+
+def test_zeroed_swapped_or_stale_region_is_refused(quick_directory: Path, tmp_path: Path) -> None:
+    """Sectors and pages that were durable and are now zeros, a neighbour's or another log's are damage."""
+    written = make_log(quick_directory, random_groups(10, 60, 400))
+    make_log(tmp_path / "other", random_groups(11, 60, 400))
+    stale = b"".join(path.read_bytes() for path in segment_files(tmp_path / "other"))
+    watermark = watermark_of(quick_directory, last_revision(written))
+    original = copy_log(quick_directory, tmp_path / "original")
+    source = random.Random(12)
+    for _ in range(1000):
+        path = source.choice(segment_files(quick_directory))
+        data = path.read_bytes()
+        size = source.choice([SECTOR_BYTES, 1024, 4096])
+        offset = source.randrange(0, len(data), SECTOR_BYTES)
+        size = min(size, len(data) - offset)
+        neighbour = source.randrange(0, len(data) - size + 1)
+        overwrite(path, offset, source.choice([bytes(size), data[neighbour : neighbour + size], stale[offset:][:size]]))
+        if path.read_bytes() == data:
+            continue
+        with pytest.raises(CorruptLog) as caught:
+            open_log(quick_directory, watermark)
+        # Under the header of another store's segment nobody can tell which of the two segments is the wrong one.
+        assert caught.value.path == str(path) or offset == 0
+        path.write_bytes(data)
+    assert reopen_and_read(quick_directory, watermark) == written
+    assert contents(quick_directory).keys() == contents(original).keys()
+
+
+@pytest.mark.parametrize("check_bytes", [0, 1 << 30])
+def test_damage_in_an_older_segment_is_named_at_open_or_when_it_is_read(directory: Path, check_bytes: int) -> None:
+    """A wrong bit in a sealed segment is found by the check at open, or, beyond its reach, by the first read."""
+    make_log(directory, random_groups(13, 60))
+    segments = segment_files(directory)
+    assert len(segments) > 3
+    offset, header = frames_in(segments[1])[2]
+    flip_bit(segments[1], (offset + fmt.FRAME_HEADER_SIZE) * 8)
+    with pytest.raises(CorruptLog, match="the payload's checksum does not match") as caught:
+        reopen_and_read(directory, check_bytes=check_bytes)
+    named = (caught.value.path, caught.value.offset, caught.value.revision)
+    assert named == (str(segments[1]), offset, header.first_revision)
+
+
+def test_whole_frames_before_damage_are_given_once_before_the_error(directory: Path) -> None:
+    """A cursor that meets damage first gives what is whole, then raises, again at every further read."""
+    written = make_log(directory, random_groups(14, 60))
+    segments = segment_files(directory)
+    offset, header = frames_in(segments[1])[2]
+    flip_bit(segments[1], offset * 8 + 70)
+    log = open_log(directory, check_bytes=0)
+    cursor = log.cursor(0)
+    frames = cursor.read(log.next_revision - 1)
+    assert [frame.first_revision for frame in frames] == [
+        one.first_revision for one in written if one.first_revision < header.first_revision
+    ]
+    for _ in range(2):
+        with pytest.raises(CorruptLog) as caught:
+            cursor.read(log.next_revision - 1)
+        assert (caught.value.offset, caught.value.revision) == (offset, header.first_revision)
+    cursor.close()
+    log.abandon()
+
+
+def test_log_shorter_than_the_watermark_is_refused(quick_directory: Path, tmp_path: Path) -> None:
+    """A log cut anywhere below what the views have applied is refused untouched, and says how much is missing."""
+    written = make_log(quick_directory, random_groups(15, 12, 100))
+    original = copy_log(quick_directory, tmp_path / "original")
+    path = segment_files(quick_directory)[-1]
+    watermark = watermark_of(quick_directory, last_revision(written))
+    data = path.read_bytes()
+    for size in range(fmt.SEGMENT_HEADER_SIZE, len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(CorruptLog, match=r"durable \(the views have it\)|the log was cut short or exchanged"):
+            open_log(quick_directory, watermark)
+        assert path.stat().st_size == size
+    path.write_bytes(data)
+    assert contents(quick_directory).keys() == contents(original).keys()
+    with pytest.raises(CorruptLog, match=f"but the views have {last_revision(written) + 1}"):
+        open_log(quick_directory, watermark_of(quick_directory, last_revision(written) + 1))
+
+
+def test_watermark_of_another_store_proves_nothing(directory: Path) -> None:
+    """Views that belong to another store do not make a torn tail corrupt."""
+    written = make_log(directory, [[(b"one", 1)], [(b"two", 1)]])
+    segment = segment_files(directory)[0]
+    shrink_size(segment, segment.stat().st_size - 1)
+    watermark = watermark_of(directory, 2)._replace(store_id=bytes(16))
+    assert reopen_and_read(directory, watermark) == written[:1]
+
+
+def test_empty_log_under_views_is_refused(directory: Path) -> None:
+    """A log directory without segments is not begun anew where views prove that there was a log."""
+    make_log(directory, [[(b"one", 1)]])
+    watermark = watermark_of(directory, 1)
+    for path in segment_files(directory):
+        path.unlink()
+    with pytest.raises(CorruptLog, match="the log is empty, but the views have revision 1"):
+        open_log(directory, watermark)
+    assert list(directory.iterdir()) == []
+
+
+# --- files that are not where they were --------------------------------------------------------------------
+
+
+def refused(directory: Path, revision: int, problem: str) -> CorruptLog:
+    """Check that a log does not open, for this reason, and that no file was touched."""
+    before = contents(directory)
+    with pytest.raises(CorruptLog, match=problem) as caught:
+        open_log(directory, watermark_of(directory, revision))
+    assert contents(directory) == before
+    return caught.value
+
+
+@pytest.fixture
+def long_log(directory: Path) -> Path:
+    """A log of several segments."""
+    make_log(directory, random_groups(16, 60))
+    assert len(segment_files(directory)) > 4
+    return directory
+
+
+def test_missing_segment_is_named(long_log: Path, tmp_path: Path) -> None:
+    """Without any one of its segments a log is refused, and the error names what follows the gap."""
+    log = open_log(long_log)
+    last = log.next_revision - 1
+    log.abandon()
+    original = copy_log(long_log, tmp_path / "original")
+    names = [path.name for path in segment_files(original)]
+    for place, name in enumerate(names):
+        copy_log(original, long_log)
+        (long_log / name).unlink()
+        if place == 0:
+            error = refused(long_log, last, "the log's first segment begins at revision")
+            assert error.path == str(long_log / names[1])
+        elif place < len(names) - 1:
+            error = refused(long_log, last, f"ends at revision {int(name[:20]) - 1}: revisions are missing")
+            assert error.path == str(long_log / names[place + 1])
+        else:
+            refused(long_log, last, f"but the views have {last}: the log was cut short")
+
+
+def test_renamed_or_copied_segment_is_refused(long_log: Path, tmp_path: Path) -> None:
+    """A segment under the number of another revision is found out by its header."""
+    names = [path.name for path in segment_files(long_log)]
+    original = copy_log(long_log, tmp_path / "original")
+    other = fmt.segment_name(int(names[2][:20]) + 1)
+    (long_log / names[2]).rename(long_log / other)
+    refused(long_log, 1, f"the file is named so, but begins at revision {int(names[2][:20])}")
+    copy_log(original, long_log)
+    shutil.copy(long_log / names[2], long_log / other)
+    refused(long_log, 1, f"the file is named so, but begins at revision {int(names[2][:20])}")
+    copy_log(original, long_log)
+    shutil.copy(long_log / names[1], long_log / names[2])
+    refused(long_log, 1, f"the file is named so, but begins at revision {int(names[1][:20])}")
+
+
+def test_segment_that_overlaps_is_refused(long_log: Path) -> None:
+    """Revisions that are there twice are refused, also where every header is whole."""
+    second = segment_files(long_log)[1]
+    header = header_of(second)
+    inside = header._replace(first_revision=header.first_revision + 1)
+    (long_log / fmt.segment_name(inside.first_revision)).write_bytes(fmt.encode_segment_header(inside))
+    refused(long_log, 1, "revisions are there twice")
+
+
+def test_segment_of_another_store_is_refused(long_log: Path, tmp_path: Path) -> None:
+    """A segment with the right name from another store is found out by its store id."""
+    make_log(tmp_path / "other", random_groups(16, 60))
+    names = [path.name for path in segment_files(long_log)]
+    for name in names[1:]:
+        kept = (long_log / name).read_bytes()
+        shutil.copy(tmp_path / "other" / name, long_log)
+        error = refused(long_log, 1, "the segment is from another store")
+        assert error.path == str(long_log / name)
+        (long_log / name).write_bytes(kept)
+
+
+@pytest.mark.parametrize("name", ["1.log", "00000000000000000001 (copy).log", "x.log", ".log", "0" * 21 + ".log"])
+def test_stray_log_file_is_refused(long_log: Path, name: str) -> None:
+    """A file that ends like a segment but is not named like one stops the open instead of being passed over."""
+    shutil.copy(segment_files(long_log)[0], long_log / name)
+    error = refused(long_log, 1, "is not the name of a segment")
+    assert error.path == str(long_log / name)
+
+
+def test_unfinished_new_segment_is_removed(long_log: Path) -> None:
+    """What a crash left of a segment that was being created is removed, whatever is in it."""
+    expected = reopen_and_read(long_log)
+    (long_log / (fmt.segment_name(10**6) + ".new")).write_bytes(b"STGMR")
+    assert reopen_and_read(long_log) == expected
+    assert list(long_log.glob("*.new")) == []
+
+
+def test_other_files_in_the_directory_are_left_alone(long_log: Path) -> None:
+    """Files that do not end like segments are neither read nor touched."""
+    expected = reopen_and_read(long_log)
+    (long_log / "notes.txt").write_text("mine")
+    (long_log / "x.log.torn").write_text("kept")
+    assert reopen_and_read(long_log) == expected
+    assert (long_log / "notes.txt").read_text() == "mine"
+
+
+def test_empty_file_named_like_a_segment_is_refused(long_log: Path) -> None:
+    """A segment is never without its header, since it gets its name only with it: an empty one is damage."""
+    name = fmt.segment_name(10**6)
+    (long_log / name).touch()
+    error = refused(long_log, 1, "the segment's header is damaged")
+    assert (error.path, error.offset) == (str(long_log / name), 0)
+
+
+# --- newer formats -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_newer_segment_is_refused_and_nothing_touched(long_log: Path, place: int) -> None:
+    """One segment of a newer version, first, middle or last: every file keeps its bytes and its time of change."""
+    segment = segment_files(long_log)[place]
+    set_version(segment, 2)
+    append_garbage(segment_files(long_log)[-1], b"an unfinished write")
+    (long_log / (fmt.segment_name(10**6) + ".new")).write_bytes(b"of the newer version's")
+    before, changed_ns = contents(long_log), os.stat(long_log).st_mtime_ns
+    with pytest.raises(NewerFormat, match=r"newer stigmer \(format 2\); this one reads up to 1"):
+        open_log(long_log)
+    assert contents(long_log) == before
+    assert os.stat(long_log).st_mtime_ns == changed_ns
+
+
+def test_frame_with_unknown_flag_is_refused_and_nothing_touched(directory: Path) -> None:
+    """A frame that a newer version wrote into a segment is not taken for an unfinished write."""
+    make_log(directory, random_groups(17, 5))
+    segment = segment_files(directory)[-1]
+    set_flags(segment, frames_in(segment)[-1][0], 0x10)
+    before = contents(directory)
+    with pytest.raises(NewerFormat):
+        open_log(directory)
+    assert contents(directory) == before
+
+
+def test_whole_frames_before_one_of_a_newer_format_are_given_before_the_error(directory: Path) -> None:
+    """A cursor that meets a frame it cannot read gives those before it once, then raises."""
+    written = make_log(directory, random_groups(18, 60))
+    segment = segment_files(directory)[1]
+    offset, header = frames_in(segment)[2]
+    set_flags(segment, offset, 0x20)
+    log = open_log(directory, check_bytes=0)
+    cursor = log.cursor(0)
+    frames = cursor.read(log.next_revision - 1)
+    assert len(frames) == sum(one.first_revision < header.first_revision for one in written)
+    with pytest.raises(NewerFormat):
+        cursor.read(log.next_revision - 1)
+    cursor.close()
+    log.abandon()
