@@ -10,6 +10,20 @@ Imports gRPC, unlike `stigmer` itself.
 
 from __future__ import annotations
 
-from stigmer.client.aio import Client, connect
+import os
+
+from stigmer import config
+from stigmer.client import aio
+from stigmer.client.aio import Client
 
 __all__ = ["Client", "connect"]
+
+
+def connect(addr: str | None = None, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
+    """Make a client of the daemon at `addr`, by default that of `STIGMER_ADDR` or 127.0.0.1:50051.
+
+    See `stigmer.client.aio.connect`.
+    """
+    if addr is None:
+        addr = os.environ.get("STIGMER_ADDR") or config.ADDR_DEFAULT
+    return aio.connect(addr, timeout, wait_for_ready=wait_for_ready)

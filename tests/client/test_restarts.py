@@ -109,6 +109,19 @@ def test_an_address_that_is_none(addr: str, field: str) -> None:
         assert caught.value.field == field
 
 
+def test_the_address_from_the_environment(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """A client that is told no address takes that of the environment."""
+    monkeypatch.setenv("STIGMER_ADDR", address)
+    with pytest.raises(Unavailable, match=f"^no daemon at {address}$"):
+        stigmer.connect()
+
+    async def run() -> None:
+        with pytest.raises(Unavailable, match=f"^no daemon at {address}$"):
+            await stigmer.aio.connect()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_a_timeout_that_is_none(timeout: float, address: str) -> None:
     """A timeout is a number of seconds above 0."""
