@@ -22,9 +22,11 @@ class Shell:
         self.home = home
         self.data = home / ".stigmer" / "data"
         self.environ = {key: value for key, value in os.environ.items() if not key.startswith("STIGMER_")}
-        # Nobody listens on port 1, so that no test can meet a daemon that happens to run on this machine.
+        # A directory that is chosen means its own daemon, so that no test meets one that happens to run elsewhere.
         self.environ |= {"HOME": str(home), "STIGMER_DATA_DIR": str(self.data), "COLUMNS": "100", "TZ": "UTC"}
-        self.environ.pop("NO_COLOR", None)
+        # Buffered as in any shell: what is written late fails late.
+        for variable in ("NO_COLOR", "PYTHONUNBUFFERED"):
+            self.environ.pop(variable, None)
 
     def run(
         self,
