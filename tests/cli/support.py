@@ -24,8 +24,8 @@ class Shell:
         self.environ = {key: value for key, value in os.environ.items() if not key.startswith("STIGMER_")}
         # A directory that is chosen means its own daemon, so that no test meets one that happens to run elsewhere.
         self.environ |= {"HOME": str(home), "STIGMER_DATA_DIR": str(self.data), "COLUMNS": "100", "TZ": "UTC"}
-        # Buffered as in any shell: what is written late fails late.
-        for variable in ("NO_COLOR", "PYTHONUNBUFFERED"):
+        # As in any shell: buffered (what is written late fails late), and compiled once.
+        for variable in ("NO_COLOR", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
             self.environ.pop(variable, None)
 
     def run(
