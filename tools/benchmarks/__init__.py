@@ -1,0 +1,1 @@
+"""Benchmarks of Stigmer's store. Run by `tools/bench`."""
