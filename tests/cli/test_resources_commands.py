@@ -172,6 +172,7 @@ def test_an_empty_list_is_done(shared: Shell) -> None:
     """Nothing on stdout but what the format needs, and exit code 0."""
     done = shared.run("list", "nothing_here")
     assert (done.stdout, done.stderr) == ("", "there are no resources of kind nothing_here\n")
+    assert shared.run("list", "agnet").stderr == "there are no resources of kind agnet; did you mean agent?\n"
     assert json.loads(shared.run("list", "nothing_here", "-o", "json").stdout) == {"items": []}
     assert shared.run("list", "nothing_here", "-o", "jsonl").stdout == ""
 

@@ -102,6 +102,17 @@ def _write_list(invocation: Invocation, store: AnyStore, kind: str, prefix: str,
     _write(invocation, _all_of(store, kind, prefix, limit), invocation.output, alone=False, kind=kind)
 
 
+def _did_you_mean(kind: str) -> str:
+    """Give a known kind that is nearly spelt so: the store takes any kind, so a misspelt one is no error."""
+    import difflib
+
+    from stigmer.resources import kinds
+
+    known = [name for one in kinds.all_kinds() for name in (one.name, one.plural)]
+    near = [] if kind in known else difflib.get_close_matches(kind, known, 1, 0.8)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _all_of(store: AnyStore, kind: str, prefix: str, limit: int | None) -> Iterator[Resource]:
     token: str | None = None
     left = limit
@@ -131,7 +142,7 @@ def _write(invocation: Invocation, resources: Iterator[Resource], output: str, *
             if rows:
                 table(HEADERS_WIDE if wide else HEADERS, rows)
             else:
-                invocation.say(f"there are no resources of kind {kind}")
+                invocation.say(f"there are no resources of kind {kind}{_did_you_mean(kind)}")
         case "yaml":
             for index, resource in enumerate(resources):
                 sys.stdout.write("---\n" if index else "")
