@@ -52,8 +52,6 @@ REQUEST_IDS_KEPT = 262_144
 
 PAGE_BYTES_MAX = 1 * MIB
 """A page of a List and a batch of a Tail hold about this much; existing clients receive at most 4 MiB."""
-LIST_LIMIT_MAX = 1_000_000
-
 TAILS_MAX = 1_000
 """Tails that one daemon serves at a time."""
 
@@ -86,7 +84,6 @@ class StoreOptions(msgspec.Struct, frozen=True):
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
     value_bytes_max: int = VALUE_BYTES_DEFAULT
     map_bytes: int = MAP_BYTES_DEFAULT
-    request_ids_kept: int = REQUEST_IDS_KEPT
     open_check_bytes: int = OPEN_CHECK_BYTES
 
     def checked(self) -> StoreOptions:
@@ -96,7 +93,6 @@ class StoreOptions(msgspec.Struct, frozen=True):
             ("segment_bytes", SEGMENT_BYTES_MIN, 4 * GIB),
             ("value_bytes_max", 1, COMMIT_BYTES_MAX - 4 * KIB),
             ("map_bytes", 64 * KIB, 1 << 46),
-            ("request_ids_kept", 1, 1 << 32),
             ("open_check_bytes", 0, 1 << 46),
         ):
             value = getattr(self, name)

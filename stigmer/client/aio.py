@@ -106,7 +106,6 @@ class Client:
         kind: str,
         id: str,
         value: object,
-        *,
         expected_revision: int | None = None,
         request_id: str | None = None,
     ) -> Revision:
@@ -115,13 +114,13 @@ class Client:
         return committed.last_revision
 
     async def delete(
-        self, kind: str, id: str, *, expected_revision: int | None = None, request_id: str | None = None
+        self, kind: str, id: str, expected_revision: int | None = None, request_id: str | None = None
     ) -> Revision:
         """Delete one resource; raises `NotFound` where there is none."""
         committed = await self.commit([Delete(kind, id, expected_revision)], request_id=request_id)
         return committed.last_revision
 
-    async def commit(self, changes: Sequence[Save | Delete], *, request_id: str | None = None) -> Committed:
+    async def commit(self, changes: Sequence[Save | Delete], request_id: str | None = None) -> Committed:
         """Make changes as one atomic commit."""
         chosen = request_id or self._request_ids.next()
         payload = requests.commit(changes, chosen)

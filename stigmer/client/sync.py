@@ -83,7 +83,6 @@ class Client:
         kind: str,
         id: str,
         value: object,
-        *,
         expected_revision: int | None = None,
         request_id: str | None = None,
     ) -> Revision:
@@ -91,12 +90,12 @@ class Client:
         return self.commit([Save(kind, id, value, expected_revision)], request_id=request_id).last_revision
 
     def delete(
-        self, kind: str, id: str, *, expected_revision: int | None = None, request_id: str | None = None
+        self, kind: str, id: str, expected_revision: int | None = None, request_id: str | None = None
     ) -> Revision:
         """Delete one resource; raises `NotFound` where there is none."""
         return self.commit([Delete(kind, id, expected_revision)], request_id=request_id).last_revision
 
-    def commit(self, changes: Sequence[Save | Delete], *, request_id: str | None = None) -> Committed:
+    def commit(self, changes: Sequence[Save | Delete], request_id: str | None = None) -> Committed:
         """Make changes as one atomic commit."""
         chosen = request_id or self._request_ids.next()
         payload = requests.commit(changes, chosen)

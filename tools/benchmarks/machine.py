@@ -30,7 +30,8 @@ def describe() -> list[str]:
     return [
         f"{os.cpu_count()} cores ({_processor()}), {memory_gib:.0f} GiB, {platform.system()} {platform.release()}",
         f"Python {platform.python_version()}; {versions}",
-        f"write and fdatasync of 1 KiB: {_sync_us():.0f} us (median of 200)",
+        f"for scale: write and fdatasync of 1 KiB {_sync_us():.0f} us; "
+        f"a plain Python loop of a million additions {_loop_ms():.0f} ms (medians)",
     ]
 
 
@@ -77,6 +78,15 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.machine()
+
+
+def _loop_ms() -> float:
+    def add() -> None:
+        total = 0
+        for number in range(1_000_000):
+            total += number
+
+    return median_seconds(add, 9) * 1e3
 
 
 def _sync_us() -> float:
