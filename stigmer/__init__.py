@@ -13,12 +13,25 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from stigmer.model import Committed, Delete, Event, Op, Page, Resource, Save, Status
 from stigmer.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from stigmer.client.sync import Client
+    from stigmer.model import Committed, Delete, Event, Op, Page, Resource, Save, Status
     from stigmer.store import Store
+
+_FROM_MODEL = frozenset({"Committed", "Delete", "Event", "Op", "Page", "Resource", "Save", "Status"})
+
+
+def __getattr__(name: str) -> Any:
+    """Give the values of `stigmer.model` when they are first asked for, so that the command line starts sooner."""
+    import importlib
+
+    if name in _FROM_MODEL:
+        return getattr(importlib.import_module("stigmer.model"), name)
+    if name in ("aio", "config", "errors"):
+        return importlib.import_module(f"stigmer.{name}")
+    raise AttributeError(f"module 'stigmer' has no attribute {name!r}")
 
 
 def open(path: str | os.PathLike[str], **options: Any) -> Store:

@@ -12,11 +12,12 @@ from google.protobuf.message import DecodeError, Message
 
 from stigmer import names
 from stigmer.errors import InvalidArgument
-from stigmer.model import Delete, Event, Op, Resource, Revision, Save
+from stigmer.model import Delete, Event, Op, Resource, Save
 from stigmer.pb import log_pb2, store_pb2
 
 _SAVE = log_pb2.Event.OP_SAVE
 _DELETE = log_pb2.Event.OP_DELETE
+_OP_SAVE, _OP_DELETE = Op.SAVE, Op.DELETE
 
 
 def value_bytes(value: object) -> bytes:
@@ -94,12 +95,13 @@ def decode_commit(payload: bytes) -> log_pb2.Commit:
 def resource_of(message: bytes) -> Resource:
     """Decode a serialized `stigmer.store.v1.Resource`."""
     m = store_pb2.Resource.FromString(message)
+    # The revisions go in as they are: calling the NewType for each of many rows would cost as much as reading it.
     return Resource(
         m.kind,
         m.id,
         m.value,
-        Revision(m.revision),
-        Revision(m.created_revision),
+        m.revision,  # type: ignore[arg-type]
+        m.created_revision,  # type: ignore[arg-type]
         m.created_at_ns,
         m.updated_at_ns,
     )
@@ -119,8 +121,8 @@ def matching(
 
 def event_of(event: log_pb2.Event, revision: int, time_ns: int) -> Event:
     """Turn one event of a commit into the `Event` that a tail gives."""
-    op = Op.SAVE if event.op == _SAVE else Op.DELETE
-    return Event(Revision(revision), op, event.kind, event.id, event.value, time_ns)
+    op = _OP_SAVE if event.op == _SAVE else _OP_DELETE
+    return Event(revision, op, event.kind, event.id, event.value, time_ns)  # type: ignore[arg-type]
 
 
 def events_of(committed: Iterable[store_pb2.CommittedEvents], after: int) -> Iterator[Event]:

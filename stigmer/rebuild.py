@@ -155,7 +155,7 @@ class Rebuild:
     def _swap(self, fresh: Generation) -> None:
         fresh.serve(self._log.store_id)
         before = self._writer.generation
-        self._writer.generation = fresh
+        self._writer.use(fresh)
         before.remove()
 
     def _report(self, progress: ProgressCallback | None, phase: str, completed: int, total: int) -> None:

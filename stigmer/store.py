@@ -14,6 +14,7 @@ import binascii
 import builtins
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -234,18 +235,19 @@ class Store:
 
     def get_row(self, kind: str, id: str) -> bytes:
         """Give a resource as a serialized `stigmer.store.v1.Resource`. Raises `NotFound`."""
-        names.check_kind(kind)
-        names.check_id(id)
+        names.check(kind, id)
         key = key_of(kind, id)
-
-        def work(transaction: Transaction, databases: Databases) -> bytes | None:
-            row = transaction.get(key, db=databases[snapshot.DATABASE])
-            return None if row is None else snapshot.verified(key, row)
-
-        message = self._read(work)
-        if message is None:
-            raise NotFound(kind, id)
-        return message
+        while True:
+            try:
+                row = self._writer.environment.get(snapshot.DATABASE, key)
+                if row is None:
+                    raise NotFound(kind, id)
+                return snapshot.verified(key, row)
+            except EnvironmentClosed:
+                self._check_open()
+            except CorruptView as error:
+                self._rebuild.in_background(error)
+                raise
 
     def list(self, kind: str, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
         """Give the resources of a kind whose ids start with `prefix`, in the order of their ids.
@@ -283,16 +285,17 @@ class Store:
                 if not cursor.set_range(after or start):
                     return rows, b""
                 last = b""
+                left = limit or sys.maxsize
                 for key, row in cursor.iternext():
                     if not key.startswith(start):
                         return rows, b""
                     if key == after:
                         continue
-                    if (limit and len(rows) >= limit) or taken >= bytes_max:
+                    if left == 0 or taken >= bytes_max:
                         return rows, last
-                    message = verified(key, row)
-                    rows.append(message)
-                    taken += len(message)
+                    rows.append(verified(key, row))
+                    taken += len(row)
+                    left -= 1
                     last = key
             return rows, b""
 
@@ -442,16 +445,19 @@ class Store:
     def _read(self, work: Callable[[Transaction, Databases], T]) -> T:
         """Do some work in a read transaction of the serving generation."""
         while True:
-            environment = self._writer.generation.environment
+            environment = self._writer.environment
             try:
                 return environment.read(work)
             except EnvironmentClosed:
-                if self._closed:
-                    raise Closed from None
-                # The generation was replaced between these two lines; the next one is there already.
+                self._check_open()
             except CorruptView as error:
                 self._rebuild.in_background(error)
                 raise
+
+    def _check_open(self) -> None:
+        """Raise `Closed` if the store is; else a generation was replaced, and the next one is there already."""
+        if self._closed:
+            raise Closed from None
 
     def _check_process(self) -> None:
         if self._held.pid != os.getpid():

@@ -90,10 +90,16 @@ class Writer:
         self._work: deque[_Work] = deque()
         self._closing = False
         self.failure: StigmerError | None = None
-        # The writer's own; replaced by work that runs on its thread.
+        # The writer's own; replaced by `use`. Readers look at `environment` and find one or the other.
         self.generation = generation
+        self.environment = generation.environment
         self._behind: list[FoldCommit] = []  # in the log, but not in the views: the disk was full
         self.rebuild: Callable[[], None] | None = None
+
+    def use(self, generation: Generation) -> None:
+        """Serve from another generation from now on. Only on the writer's thread."""
+        self.generation = generation
+        self.environment = generation.environment
 
     def start(self) -> None:
         """Start the thread."""
@@ -245,7 +251,7 @@ class Writer:
             return self._decide_once(group)
 
     def _decide_once(self, group: list[Ticket]) -> _Decision:
-        environment = self.generation.environment
+        environment = self.environment
         # Times never go back, so that a time finds one place in the log.
         time_ns = max(time.time_ns(), self._log.last_time_ns)
         transaction = environment.begin()

@@ -37,6 +37,9 @@ _PAGE_BYTES_MIN = 512
 # With less room than this, an error of LMDB's writes is taken to mean that the disk is full: it reports EIO then.
 _ROOM_BYTES_MIN = 16 * 1024 * 1024
 
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError, lmdb.PanicError)
+"""What LMDB raises when its file is not what it should be."""
+
 
 class EnvironmentClosed(Exception):
     """The environment was closed, because its generation was replaced or the store closed. Never leaves the store."""
@@ -45,40 +48,57 @@ class EnvironmentClosed(Exception):
 class Gate:
     """Lets many readers in; closes for a moment, once all are out.
 
-    `_lock` guards the two fields below it. Nothing else is taken while it is held.
+    A reader pays for two list operations, which are atomic, and no lock: it enters, then looks whether the gate is
+    closing; who closes it says so, then looks whether anybody is inside. One of the two sees the other.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Condition(threading.Lock())
-        self._inside = 0
         self.closing = False
+        self._inside: list[None] = []
+        # Guards nothing of its own: it is what those wait on who found the gate closing, or somebody inside.
+        self._changed = threading.Condition(threading.Lock())
 
     def enter(self) -> None:
         """Go in, waiting while the gate is closed."""
-        with self._lock:
-            while self.closing:
-                self._lock.wait()
-            self._inside += 1
+        self._inside.append(None)
+        while self.closing:
+            self.leave()
+            with self._changed:
+                while self.closing:
+                    self._changed.wait()
+            self._inside.append(None)
 
     def leave(self) -> None:
         """Go out."""
-        with self._lock:
-            self._inside -= 1
-            if self.closing and self._inside == 0:
-                self._lock.notify_all()
+        self._inside.pop()
+        if self.closing:
+            with self._changed:
+                self._changed.notify_all()
 
     def run_alone(self, work: Callable[[], None]) -> None:
-        """Wait until all are out, keep everybody out, do the work, and open again."""
-        with self._lock:
-            self.closing = True
-            while self._inside:
-                self._lock.wait()
+        """Wait until all are out, keep everybody out, do the work, and open again. For one thread at a time."""
+        self.closing = True
         try:
+            with self._changed:
+                while self._inside:
+                    self._changed.wait()
             work()
         finally:
-            with self._lock:
+            with self._changed:
                 self.closing = False
-                self._lock.notify_all()
+                self._changed.notify_all()
+
+
+_forks = 0
+"""How often this process is the child of a fork. An environment belongs to the process that opened it."""
+
+
+def _note_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class Environment:
@@ -88,7 +108,7 @@ class Environment:
         """Open it, made if it is not there. Raises `CorruptView` if the file is damaged."""
         self.directory = directory
         self._path = os.path.join(directory, _DATA_FILE)
-        self._pid = os.getpid()
+        self._forks = _forks
         self._gate = Gate()
         self._closed = False
         _check_file(self._path)
@@ -123,7 +143,7 @@ class Environment:
 
     def begin(self) -> Transaction:
         """Begin a read transaction; `end` it soon, in any case, on any thread."""
-        if os.getpid() != self._pid:
+        if _forks != self._forks:
             raise StigmerError("a store cannot be used in a process forked from the one that opened it")
         self._gate.enter()
         try:
@@ -144,10 +164,22 @@ class Environment:
         transaction = self.begin()
         try:
             return work(transaction, self.databases)
-        except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError, lmdb.PanicError) as error:
+        except _DAMAGE as error:
             raise CorruptView("environment", f"{self._path}: {error}") from error
         finally:
             self.end(transaction)
+
+    def get(self, name: str, key: bytes) -> bytes | None:
+        """Give the row under a key of a database, None where there is none; a short cut for `read`."""
+        transaction = self.begin()
+        try:
+            row: bytes | None = transaction.get(key, db=self.databases[name])
+            return row
+        except _DAMAGE as error:
+            raise CorruptView("environment", f"{self._path}: {error}") from error
+        finally:
+            transaction.abort()
+            self._gate.leave()
 
     def write(self, work: Callable[[Transaction], None]) -> None:
         """Do some work in the write transaction and commit it; only the writer's thread may.
@@ -162,7 +194,7 @@ class Environment:
             except lmdb.MapFullError:
                 self._gate.run_alone(self._grow)
                 continue
-            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError) as error:
+            except _DAMAGE as error:
                 raise CorruptView("environment", f"{self._path}: {error}") from error
             except (lmdb.Error, OSError) as error:
                 if _room(self.directory) < _ROOM_BYTES_MIN:
@@ -180,7 +212,7 @@ class Environment:
 
     def close(self) -> None:
         """Close it, once no reader is inside."""
-        if os.getpid() == self._pid and not self._closed:
+        if _forks == self._forks and not self._closed:
             self._gate.run_alone(self._close)
 
     def _close(self) -> None:
