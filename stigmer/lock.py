@@ -36,6 +36,10 @@ class Lock:
     def release(self) -> None:
         """Let it go."""
         if self._fd >= 0:
+            # A process forked meanwhile shares the lock: closing alone would leave it held there. And that process
+            # must not take it from us.
+            if self.pid == os.getpid():
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
 

@@ -27,6 +27,7 @@ _request_id_matches = re.compile(r"[!-~]{0,64}").fullmatch
 
 # Control, format (zero-width, bidirectional override), surrogate, line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_SPACES = "".join(c for c in map(chr, range(0x3001)) if unicodedata.category(c) == "Zs")
 _SHOWN_LENGTH_MAX = 80
 
 # There are few kinds and many events: a kind that was found good is not matched again.
@@ -93,7 +94,7 @@ def check_prefix(prefix: str, field: str = "prefix") -> None:
     if prefix in ("", ".", ".."):
         return
     # A prefix may end in the middle of an id, so a space at its end is in order.
-    check_id(prefix.rstrip(" ") or "x", field)
+    check_id(prefix.rstrip(_SPACES) or "x", field)
 
 
 def check_request_id(request_id: str, field: str = "request_id") -> None:

@@ -86,6 +86,8 @@ class Rebuild:
             raise StigmerError("a replay or verify is under way", hint="wait until it has ended")
         started = time.monotonic()
         try:
+            if self._stopping:
+                raise Closed
             fresh = generations.create(self._views_directory, self._map_bytes)
             try:
                 revision, comparison = self._compare(fresh, progress)

@@ -27,6 +27,7 @@ from stigmer.errors import (
     Closed,
     CorruptView,
     DataDirectoryError,
+    DiskFull,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -318,6 +319,7 @@ class Store:
         Only events of these kinds and of ids that start with `prefix`, where given. Without `follow` it ends at the
         revision that is the last one at the call. It may be resumed after any revision, in any process, at any time.
         """
+        self._check_process()
         self.check_tail(after, kinds, prefix)
         return self._tail(after, frozenset(kinds or ()), prefix, None if follow else self.horizon.revision)
 
@@ -409,7 +411,12 @@ class Store:
     # --- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Answer what is queued, seal the log, mark the views as clean, let go of the lock. Idempotent."""
+        """Answer what is queued, seal the log, mark the views as clean, let go of the lock. Idempotent.
+
+        In a process forked from the one that opened the store it does nothing: the store is not that process's.
+        """
+        if self._held.pid != os.getpid():
+            return
         with self._close_lock:
             if self._closed:
                 return
@@ -421,14 +428,20 @@ class Store:
                 if self._syncer is not None:
                     self._syncer.join()
                 self.horizon.close(Closed())
-                failed = self._writer.failure is not None
-                if failed:
-                    self._log.abandon()
-                else:
-                    self._log.close()
-                self._writer.generation.close(clean=not failed)
+                clean = self._writer.failure is None and self._seal()
+                self._log.abandon()
+                self._writer.generation.close(clean=clean)
             finally:
                 self._held.release()
+
+    def _seal(self) -> bool:
+        """Seal the log; False where the disk has no room for it, which only costs the next open some work."""
+        try:
+            self._log.close()
+        except DiskFull as error:
+            _logger.warning("the log is closed without a seal: %s", error)
+            return False
+        return True
 
     def __enter__(self) -> Store:
         """Give the store; it closes when the block ends."""
@@ -546,12 +559,16 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
                 generation = None
         last = log.next_revision - 1
         folded_from = 0 if generation is None else generation.projector.checkpoint
+        if generation is not None:
+            try:
+                _catch_up(generation, log)
+            except CorruptView as error:
+                notes.append(f"generation {generation.number} of the views is not used: {error.problem}")
+                generation.close()
+                generation, folded_from = None, 0
         if generation is None:
             generation = generations.create(views_directory, options.map_bytes)
-        cursor = log.cursor(folded_from)
-        for _checkpoint in generation.projector.catch_up(cursor, last):
-            pass
-        cursor.close()
+            _catch_up(generation, log)
         generation.serve(log.store_id)
     except BaseException:
         log.abandon()
@@ -564,3 +581,13 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
     for note in notes:
         _logger.warning("%s", note)
     return log, generation, notes
+
+
+def _catch_up(generation: Generation, log: Log) -> None:
+    """Fold what a generation lacks of the log."""
+    cursor = log.cursor(generation.projector.checkpoint)
+    try:
+        for _checkpoint in generation.projector.catch_up(cursor, log.next_revision - 1):
+            pass
+    finally:
+        cursor.close()

@@ -38,7 +38,7 @@ from stigmer.pb import log_pb2
 from stigmer.views import requests, snapshot
 from stigmer.views.generations import Generation
 from stigmer.views.keys import key_of
-from stigmer.views.view import FoldCommit, Transaction, fold_commit
+from stigmer.views.view import Databases, FoldCommit, Transaction, fold_commit
 
 _logger = logging.getLogger("stigmer")
 
@@ -231,7 +231,7 @@ class Writer:
                 _failed(decision.pending, _not_visible(self.generation.directory))
                 self._answer(group)
                 return
-        self._publish(group, commits)
+        self._publish(group)
 
     def _refuse_while_behind(self, group: list[Ticket]) -> None:
         """Answer a group while the views lack commits that are in the log, and still cannot take them."""
@@ -251,17 +251,16 @@ class Writer:
             return self._decide_once(group)
 
     def _decide_once(self, group: list[Ticket]) -> _Decision:
-        environment = self.environment
         # Times never go back, so that a time finds one place in the log.
         time_ns = max(time.time_ns(), self._log.last_time_ns)
-        transaction = environment.begin()
-        try:
-            decision = _Decision(transaction, environment.databases, self._log.next_revision, time_ns)
+
+        def work(transaction: Transaction, databases: Databases) -> _Decision:
+            decision = _Decision(transaction, databases, self._log.next_revision, time_ns)
             for ticket in group:
                 decision.take(ticket)
             return decision
-        finally:
-            environment.end(transaction)
+
+        return self.environment.read(work)
 
     def _sync(self) -> None:
         started = time.monotonic()
@@ -291,12 +290,13 @@ class Writer:
             raise error
         self.rebuild()
 
-    def _publish(self, group: list[Ticket], commits: list[FoldCommit]) -> None:
+    def _publish(self, group: list[Ticket]) -> None:
         if self.failure is not None:
             raise self.failure
+        moved = self.generation.projector.checkpoint > self._horizon.revision
         self._horizon.advance(self.generation.projector.checkpoint)
         self._answer(group)
-        if commits:
+        if moved:
             self._horizon.wake()
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:

@@ -47,7 +47,9 @@ class Counts:
 
 def read(transaction: Transaction, database: Database) -> dict[str, int]:
     """Give the number of resources of each kind that has any."""
-    return {key.decode(): _count(key, row) for key, row in transaction.cursor(db=database)}
+    # The checksum is over the key as well, so it is looked at before the key is decoded.
+    rows = [(key, _count(key, row)) for key, row in transaction.cursor(db=database)]
+    return {key.decode(): count for key, count in rows}
 
 
 def _crc(key: bytes, count: bytes) -> int:
@@ -55,7 +57,6 @@ def _crc(key: bytes, count: bytes) -> int:
 
 
 def _count(key: bytes, row: bytes) -> int:
-    crc, count = _ROW.unpack(row)
-    if crc != _crc(key, row[4:]):
+    if len(row) != _ROW.size or _ROW.unpack(row)[0] != _crc(key, row[4:]):
         raise CorruptView("counts", f"the row of {key.decode(errors='replace')!r} is damaged")
-    return int(count)
+    return int(_ROW.unpack(row)[1])

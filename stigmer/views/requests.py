@@ -53,7 +53,9 @@ class Requests:
             cursor.first()
             for _ in range(excess):
                 order_key, key = cursor.item()
-                found = lookup(transaction, database, key.decode())
+                if len(order_key) != _ORDER_KEY.size:
+                    raise CorruptView("requests", "the order of the requests is damaged")
+                found = _lookup(transaction, database, key)
                 # The id may have been used again since; then the later commit's row stays.
                 if found is not None and found.first_revision == _ORDER_KEY.unpack(order_key)[0]:
                     transaction.delete(key, db=database)
@@ -62,13 +64,16 @@ class Requests:
 
 def lookup(transaction: Transaction, database: Database, request_id: str) -> Committed | None:
     """Give the revisions of the commit that had this id, if it is remembered."""
-    key = request_id.encode()
+    return _lookup(transaction, database, request_id.encode())
+
+
+def _lookup(transaction: Transaction, database: Database, key: bytes) -> Committed | None:
     row = transaction.get(key, db=database)
     if row is None:
         return None
-    crc, first_revision, last_revision = _ROW.unpack(row)
-    if crc != _crc(key, row[4:]):
+    if len(row) != _ROW.size or _ROW.unpack(row)[0] != _crc(key, row[4:]):
         raise CorruptView("requests", f"the row of {key.decode(errors='replace')!r} is damaged")
+    _, first_revision, last_revision = _ROW.unpack(row)
     return Committed(Revision(first_revision), Revision(last_revision))
 
 

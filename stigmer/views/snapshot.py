@@ -95,7 +95,7 @@ def read_head(transaction: Transaction, database: Database, key: bytes) -> Head 
 def verified(key: bytes, row: bytes) -> bytes:
     """Give the message in a row, or raise `CorruptView` where the checksum does not match."""
     message = row[_MESSAGE:]
-    if _CRC.unpack_from(row)[0] != crc32c(crc32c(0, key), message):
+    if len(row) < _MESSAGE or _CRC.unpack_from(row)[0] != crc32c(crc32c(0, key), message):
         raise CorruptView("snapshot", f"the row of {key.decode(errors='replace')!r} is damaged")
     return message
 
