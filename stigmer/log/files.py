@@ -10,38 +10,37 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-# One writev takes at most IOV_MAX buffers, 1024 on Linux and macOS.
-_BUFFERS_MAX = 1024
-# Joining small buffers costs less than describing each to the kernel.
-_JOIN_BYTES_MAX = 512 * 1024
+# Small buffers are joined into blocks of this size: a copy costs less than a system call.
+_BLOCK_BYTES = 512 * 1024
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors that mean "no room", which pass when room is made."""
 
 
-def write_at(fd: int, buffers: Sequence[bytes], offset: int) -> int:
+def write_at(fd: int, buffers: Iterable[bytes], offset: int) -> int:
     """Write all buffers one behind the other at `offset`; give the offset behind them. Not durable yet."""
-    size = sum(map(len, buffers))
-    if size <= _JOIN_BYTES_MAX and len(buffers) > 1:
-        buffers = (b"".join(buffers),)
-    for start in range(0, len(buffers), _BUFFERS_MAX):
-        offset = _write_some(fd, list(buffers[start : start + _BUFFERS_MAX]), offset)
-    return offset
+    block: list[bytes] = []
+    size = 0
+    for buffer in buffers:
+        block.append(buffer)
+        size += len(buffer)
+        if size >= _BLOCK_BYTES:
+            offset = _write_whole(fd, block, offset)
+            block, size = [], 0
+    return _write_whole(fd, block, offset)
 
 
-def _write_some(fd: int, rest: list[bytes], offset: int) -> int:
+def _write_whole(fd: int, block: list[bytes], offset: int) -> int:
+    rest = memoryview(block[0] if len(block) == 1 else b"".join(block))
     while rest:
-        written = os.pwritev(fd, rest, offset)
+        written = os.pwrite(fd, rest, offset)
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         offset += written
         # A short write is no error: go on behind what was taken.
-        while rest and written >= len(rest[0]):
-            written -= len(rest.pop(0))
-        if rest and written:
-            rest[0] = rest[0][written:]
+        rest = rest[written:]
     return offset
 
 
