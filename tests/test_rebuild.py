@@ -1,0 +1,264 @@
+"""Replay, verify and the repair of views, while the store is in use."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+from checks import check_store
+
+from stigmer.config import StoreOptions
+from stigmer.errors import Closed, StigmerError
+from stigmer.log.format import crc32c
+from stigmer.model import FoldProgress, FoldReport
+from stigmer.store import Store
+from stigmer.views import generations
+
+SMALL = StoreOptions(segment_bytes=64 * 1024, map_bytes=256 * 1024)
+WRITERS = 4
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where a store can be made."""
+    return tmp_path / "data"
+
+
+def fill(store: Store, resources: int = 50) -> None:
+    for n in range(resources):
+        store.save("note", f"n{n:03}", b"value %d" % n, request_id=f"r{n}")
+    store.delete("note", "n000")
+
+
+class Traffic:
+    """Threads that write and read one store without a pause until they are stopped."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stopping = threading.Event()
+        self.writes = 0
+        self.failures: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._guard, args=(place,)) for place in range(WRITERS)]
+
+    def _guard(self, place: int) -> None:
+        try:
+            self._run(place)
+        except BaseException as error:
+            self.failures.append(error)
+
+    def _run(self, place: int) -> None:
+        n = 0
+        while not self._stopping.is_set():
+            n += 1
+            revision = self._store.save("busy", f"{place}-{n % 20}", b"%d" % n)
+            assert self._store.get("busy", f"{place}-{n % 20}").revision == revision
+            assert [resource.id for resource in self._store.list("note", limit=3)] == ["n001", "n002", "n003"]
+            assert self._store.count()["note"] == 49
+            if n % 7 == 0:
+                self._store.delete("busy", f"{place}-{n % 20}", expected_revision=revision)
+            self.writes += 1
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.failures == []
+
+
+@pytest.mark.parametrize("what", ["replay", "verify"])
+def test_folds_again_under_traffic_without_a_difference(directory: Path, what: str) -> None:
+    """While four threads write and read, folds find no difference, no read fails, and replay moves the generation."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        with Traffic(store) as traffic:
+            before = store.status().generation
+            for round in range(1, 6):
+                at_least = store.status().revision
+                report: FoldReport = getattr(store, what)()
+                assert (report.differences, report.examples) == (0, [])
+                assert at_least <= report.revision <= store.status().revision
+                assert report.rows >= 49
+                assert report.generation == store.status().generation
+                assert (report.generation > before) == (what == "replay"), f"round {round}"
+        assert traffic.writes > 20
+        check_store(store)
+        assert generations.numbers(str(directory / "views")) == [store.status().generation]
+    with Store.open(directory, SMALL) as store:
+        assert store.recovery == ()
+        check_store(store)
+
+
+def test_tail_goes_on_over_a_replay(directory: Path) -> None:
+    """A follower does not notice that the views were exchanged."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        tail = store.tail()
+        seen = [next(tail).revision for _ in range(10)]
+        store.replay()
+        store.save("note", "after", b"")
+        seen += [next(tail).revision for _ in range(42)]
+        assert seen == list(range(1, 53))
+        tail.close()  # type: ignore[attr-defined]
+
+
+def test_progress_is_told_and_ends_at_the_total(directory: Path) -> None:
+    """A fold counts events, then a comparison counts rows; each ends at its total."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        told: list[FoldProgress] = []
+        report = store.verify(told.append)
+        assert {one.phase for one in told} == {"fold", "compare"}
+        assert [one.phase for one in told] == sorted((one.phase for one in told), reverse=True)
+        assert (told[-1].completed, told[-1].total) == (report.rows, report.rows)
+        assert max(one.completed for one in told if one.phase == "fold") == report.revision == 51
+
+
+def edit(directory: Path, database: bytes, change: Callable[[lmdb.Transaction, object], None]) -> None:
+    """Change rows of a closed store's views behind its back."""
+    number = generations.numbers(str(directory / "views"))[0]
+    with lmdb.open(str(directory / "views" / str(number)), max_dbs=32) as environment:
+        opened = environment.open_db(database)
+        with environment.begin(write=True) as transaction:
+            change(transaction, opened)
+
+
+def forge(transaction: lmdb.Transaction, database: object) -> None:
+    """Give a resource another value, under a checksum that is right for it."""
+    key = b"note/n007"
+    row = transaction.get(key, db=database)
+    message = row[4:].replace(b"value 7", b"forged!")
+    assert message != row[4:]
+    transaction.put(key, struct.pack("<I", crc32c(crc32c(0, key), message)) + message, db=database)
+
+
+def move(transaction: lmdb.Transaction, database: object) -> None:
+    """Take one row away and put one that nobody wrote."""
+    row = transaction.pop(b"r7", db=database)
+    transaction.put(b"r7x", row, db=database)
+
+
+@pytest.mark.parametrize(
+    ("database", "change", "examples"),
+    [
+        (b"snapshot.1", forge, ["snapshot: note/n007: has another value in the view than in the log's fold"]),
+        (
+            b"requests.1",
+            move,
+            [
+                "requests: r7: is in the log's fold, but not in the view",
+                "requests: r7x: is in the view, but not in the log's fold",
+            ],
+        ),
+        (
+            b"counts.1",
+            lambda transaction, database: transaction.delete(b"note", db=database),
+            ["counts: note: is in the log's fold, but not in the view"],
+        ),
+    ],
+)
+def test_edited_row_is_named_by_verify_and_mended_by_replay(
+    directory: Path, database: bytes, change: Callable[[lmdb.Transaction, object], None], examples: list[str]
+) -> None:
+    """Views that quietly differ from the log, checksums and all, are found; the fold of the log wins."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+    edit(directory, database, change)
+    with Store.open(directory, SMALL) as store:
+        for fold in (store.verify, store.verify, store.replay):
+            report = fold()
+            assert (report.differences, report.examples) == (len(examples), examples)
+        assert store.get("note", "n007").value == b"value 7"
+        check_store(store)
+
+
+def test_many_differences_are_counted_and_some_named(directory: Path) -> None:
+    """Every edited row counts, and the first ten are named."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+    edit(directory, b"requests.1", lambda transaction, database: transaction.drop(database, delete=False))
+    with Store.open(directory, SMALL) as store:
+        report = store.verify()
+        assert report.differences == 50
+        assert len(report.examples) == 10
+        store.replay()
+        check_store(store)
+
+
+def test_second_fold_at_the_same_time_is_refused(directory: Path) -> None:
+    """While one replay or verify runs another is refused by a clear error, and the first is not disturbed."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        refused: list[StigmerError] = []
+
+        def progress(_: FoldProgress) -> None:
+            for fold in (store.replay, store.verify):
+                with pytest.raises(StigmerError, match="a replay or verify is under way") as caught:
+                    fold()
+                refused.append(caught.value)
+
+        assert store.replay(progress).differences == 0
+        assert len(refused) > 2
+        check_store(store)
+
+
+@pytest.mark.parametrize("what", ["replay", "verify"])
+def test_close_during_a_fold_ends_it_and_leaves_a_good_store(directory: Path, what: str) -> None:
+    """A fold under way ends with `Closed` when the store closes, and nothing half-built is left."""
+    store = Store.open(directory, SMALL)
+    fill(store)
+    under_way, ended = threading.Event(), []
+
+    def progress(_: FoldProgress) -> None:
+        under_way.set()
+        while not store._rebuild._stopping:  # until `close` below has come so far
+            never.wait(0.001)
+
+    def work() -> None:
+        try:
+            getattr(store, what)(progress)
+        except Closed as error:
+            ended.append(error)
+
+    never = threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert under_way.wait(10)
+    store.close()
+    thread.join(10)
+    assert len(ended) == 1
+    assert len(generations.numbers(str(directory / "views"))) == 1
+    with Store.open(directory, SMALL) as again:
+        assert again.recovery == ()
+        check_store(again)
+
+
+def test_failing_progress_leaves_the_store_as_it_was(directory: Path) -> None:
+    """An error of the caller's own ends the fold, drops what was built and lets the next one begin."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+
+        def progress(_: FoldProgress) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            store.replay(progress)
+        assert generations.numbers(str(directory / "views")) == [1]
+        check_store(store)
+
+
+def test_replay_of_an_empty_store(directory: Path) -> None:
+    """There is nothing to fold, and a new generation of nothing serves."""
+    with Store.open(directory, SMALL) as store:
+        report = store.replay()
+        assert (report.revision, report.rows, report.differences) == (0, 0, 0)
+        store.save("note", "n1", b"")
+        check_store(store)
