@@ -67,6 +67,11 @@ class Command(click.Command):
         super().__init__(*arguments, **attributes)
         self.params.extend(global_options())
 
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command, once it is sure that its answer can be printed: a wrong `-o` must not come after a save."""
+        context.ensure_object(Invocation).check_printing()
+        return super().invoke(context)
+
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the own options, and where the global ones are explained."""
         _write_help(self, context, formatter)

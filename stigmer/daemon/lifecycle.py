@@ -268,7 +268,9 @@ def start_detached(
         out_path = os.path.join(data_dir, "daemon.out")
         out = os.open(out_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataDirectoryError(data_dir, f"cannot be used: {error.strerror}") from error
+        taken = isinstance(error, FileExistsError | NotADirectoryError)
+        problem = "is not a directory" if taken else f"cannot be used: {error.strerror}"
+        raise DataDirectoryError(data_dir, problem, hint="choose another with --data-dir") from error
     out_begin = os.fstat(out).st_size
     reader, writer = os.pipe()
     try:

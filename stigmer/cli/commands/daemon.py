@@ -57,6 +57,7 @@ def daemon_command(
     if context.invoked_subcommand is not None:
         return
     invocation = context.ensure_object(Invocation)
+    invocation.check_printing()
     options = _store_options(durability, sync_interval, segment_bytes, value_max)
     if detach:
         _detach(invocation, listen, options)
