@@ -30,6 +30,7 @@ from stigmer import config, wire
 from stigmer.config import StoreOptions
 from stigmer.daemon.info import (
     DaemonInfo,
+    check_access,
     read_daemon_info,
     read_owner,
     remove_daemon_info,
@@ -327,6 +328,7 @@ def stop_daemon(data_dir: str, timeout: float = 30.0) -> int | None:
     `timeout` is in seconds. Raises `DeadlineExceeded` where it still runs then, and `StigmerError` where the owner of
     the directory is no daemon that listens: a program that embeds the store is not ours to stop.
     """
+    check_access(data_dir)
     owner = read_owner(data_dir)
     if owner is None:
         return None

@@ -136,6 +136,16 @@ def test_a_read_only_data_directory_is_named(shell: Shell) -> None:
     assert done.stderr.startswith(f"Error: data directory {parent / 'data'} ")
 
 
+@pytest.mark.parametrize("verb", [["list"], ["tail"], ["daemon", "status"], ["daemon", "stop"]])
+def test_a_directory_that_is_closed_to_us_is_not_said_to_have_no_daemon(shell: Shell, verb: list[str]) -> None:
+    """Whether one runs there cannot be known."""
+    closed = shell.home / "closed"
+    closed.mkdir(mode=0o000)
+    without_rights = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = shell.run(*verb, "--data-dir", closed, code=1, wrapper=without_rights)
+    assert done.stderr.startswith(f"Error: data directory {closed} is not readable\nHint: ")
+
+
 def first_segment(shell: Shell) -> Path:
     """Give the file of the log that holds revision 1."""
     return shell.data / "log" / f"{1:020}.log"

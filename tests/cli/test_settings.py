@@ -115,6 +115,11 @@ def test_a_configuration_file_is_read_only_where_it_decides(shell: Shell) -> Non
         (["lst"], 'Error: stigmer has no command "lst"', "Hint: did you mean stigmer list?"),
         (["zzz"], 'Error: stigmer has no command "zzz"', "Hint: stigmer --help"),
         (["daemon", "stpo"], 'Error: stigmer daemon has no command "stpo"', "Hint: did you mean stigmer daemon stop?"),
+        (
+            ["daemon", "start"],
+            'Error: stigmer daemon has no command "start"',
+            "Hint: did you mean stigmer daemon --detach?",
+        ),
         (["get"], "Error: Missing argument 'KIND [REF...]'", "Hint: stigmer get --help"),
         (["get", "agent", "--nope"], "Error: No such option '--nope'", "Hint: stigmer get --help"),
         (["apply"], "Error: Missing option '-f' / '--file'", "Hint: stigmer apply --help"),
