@@ -55,6 +55,12 @@ def test_apply_tells_what_became_of_each_manifest_and_changes_nothing_twice(shar
     assert json.loads(shared.run("apply", "-f", file, "-o", "json").stdout)["items"][0]["outcome"] == "unchanged"
 
 
+def test_apply_of_nothing_is_an_error(shared: Shell) -> None:
+    """An empty stdin, as a generator that failed leaves it, is refused like an empty folder."""
+    told = shared.run("apply", "-f", "-", stdin=b"", code=2)
+    assert told.stderr.startswith("Error: --file: there is no manifest in what was given; nothing was applied")
+
+
 def test_apply_takes_folders_stdin_and_several_files_as_one_commit(shared: Shell) -> None:
     """All revisions of one call are in one frame."""
     folder = shared.home / "folder"
