@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from datetime import UTC, datetime
 
 import msgspec
@@ -32,16 +33,32 @@ class Lock:
         """Keep the descriptor that holds it."""
         self._fd = fd
         self.pid = os.getpid()
+        _held.add(self)
 
     def release(self) -> None:
         """Let it go."""
         if self._fd >= 0:
-            # A process forked meanwhile shares the lock: closing alone would leave it held there. And that process
-            # must not take it from us.
-            if self.pid == os.getpid():
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
+
+    def drop(self) -> None:
+        """Close the descriptor and leave the lock to the process that took it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+_held: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _drop_all() -> None:
+    for held in _held:
+        held.drop()
+
+
+# A forked child shares the lock: it would keep it after its parent, the owner, is gone.
+os.register_at_fork(after_in_child=_drop_all)
 
 
 def take(data_directory: str, command: str) -> Lock:

@@ -83,3 +83,31 @@ def test_place_that_cannot_hold_a_lock_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataDirectoryError, match="cannot be used"):
             lock.take(str(tmp_path / name), "me")
         assert not lock.is_held(str(tmp_path / name))
+
+
+FORKER = """
+import os, sys, stigmer.lock
+held = stigmer.lock.take(sys.argv[1], "the holder")
+if os.fork():
+    sys.stdin.read()
+else:
+    print("forked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_child_of_a_killed_owner_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A process that the owner had forked lives on after a kill -9 of the owner, without the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"forked\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lock.take(str(tmp_path), "the next").release()
+    finally:
+        process.stdin.close()  # which ends the child
+        process.stdout.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from log.support import append_groups, open_log, random_groups
 
 from stigmer import lock
 from stigmer.config import StoreOptions
-from stigmer.errors import CorruptView, DataDirectoryError, DiskFull, StorageFailed, Unavailable
+from stigmer.errors import CorruptLog, CorruptView, DataDirectoryError, DiskFull, StorageFailed, Unavailable
 from stigmer.log import files, recovery
 from stigmer.log.segment import Segment
 from stigmer.model import Save
@@ -446,17 +447,45 @@ def test_views_are_marked_as_in_use_before_they_catch_up(directory: Path, monkey
     with pytest.raises(Unavailable):
         store.save("note", "b", b"")
     store.close()
-    marks: list[str] = []
+    marks: list[bool] = []
     catch_up = Projector.catch_up
 
     def marked(projector: Projector, *args: Any) -> Iterator[int]:
-        marks.append(projector.meta()["clean"])
+        marks.append((Path(projector.environment.directory) / "clean").exists())
         return catch_up(projector, *args)
 
     monkeypatch.setattr(Projector, "catch_up", marked)
     with Store.open(directory, SMALL) as again:
         assert again.status().revision == 2
-    assert marks == ["0"]
+    assert marks == [False]
+
+
+def test_damaged_seal_in_front_of_a_commit_is_not_taken_for_a_torn_tail(directory: Path) -> None:
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+    segment = next((directory / "log").iterdir())
+    seal_end = segment.stat().st_size
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "b", b"")
+    with segment.open("r+b") as file:
+        file.seek(seal_end - 12)
+        byte = file.read(1)[0]
+        file.seek(seal_end - 12)
+        file.write(bytes([byte ^ 1]))
+    shutil.rmtree(directory / "views")
+    with pytest.raises(CorruptLog):
+        Store.open(directory, SMALL)
+    assert not list((directory / "log").glob("*.torn"))
+
+
+def test_opening_and_closing_without_a_write_leaves_the_log_as_it_is(directory: Path) -> None:
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+    segment = next((directory / "log").iterdir())
+    before = segment.read_bytes()
+    for _ in range(3):
+        Store.open(directory, SMALL).close()
+    assert segment.read_bytes() == before
 
 
 # --- the lock ----------------------------------------------------------------------------------------------

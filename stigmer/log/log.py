@@ -40,6 +40,7 @@ class Log:
         active = segments[-1]
         self._fd = os.open(active.path, os.O_RDWR | os.O_CLOEXEC)
         self._crc = end.crc
+        self._sealed_size = active.size if end.is_sealed else 0  # the size at which the file ended in a seal
         self.last_time_ns = end.time_ns
         self.durable_revision = active.next_revision - 1
         self._failure: StorageFailed | None = None
@@ -208,9 +209,11 @@ class Log:
             raise self._failure.with_traceback(None)
 
     def _seal(self) -> None:
-        """Make everything durable, then write a seal that says so, durable itself."""
+        """Make everything durable, then write a seal that says so, durable itself, unless there is one already."""
         self.sync()
         active = self._segments[-1]
+        if active.size == self._sealed_size:
+            return
         payload = fmt.encode_seal(fmt.Seal(self._crc, active.first_time_ns, active.index))
         header = fmt.FrameHeader(
             fmt.FLAG_SEAL,
@@ -225,6 +228,7 @@ class Log:
         active.size += fmt.FRAME_HEADER_SIZE + len(payload)
         with self._sync_lock:
             self._sync_file()
+        self._sealed_size = active.size
 
     def _roll(self) -> None:
         """Seal the active segment and start the next."""
@@ -240,6 +244,7 @@ class Log:
             os.close(self._fd)
             self._fd = fd
         self._crc = fmt.crc32c(0, fmt.encode_segment_header(segment.header))
+        self._sealed_size = 0
         active.sealed = True
         self._segments = [*self._segments, segment]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
 from stigmer.log.files import read_at, sync_data, sync_directory
-from stigmer.log.segment import FrameScan, Segment, crc_of, later_group_first, read_header, read_seal
+from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
 
 
 class Watermark(NamedTuple):
@@ -30,6 +30,8 @@ class End(NamedTuple):
     """Of the whole file."""
     time_ns: int
     """Of the last frame."""
+    is_sealed: bool
+    """Whether the file ends in a seal."""
 
 
 def list_segments(directory: str) -> list[Segment]:
@@ -151,7 +153,9 @@ def _from_seal(fd: int, segment: Segment, watermark: int) -> End | None:
     segment.first_time_ns = seal.first_time_ns
     segment.start_index(seal.entries)
     _check_watermark(segment, watermark)
-    return End(fmt.crc32c(crc, read_at(fd, segment.size - offset, offset)), header.time_ns)
+    # A kill may have come between the writing of the seal and its sync, and frames are about to be written behind it.
+    sync_data(fd)
+    return End(fmt.crc32c(crc, read_at(fd, segment.size - offset, offset)), header.time_ns, True)
 
 
 def _from_frames(fd: int, segment: Segment, watermark: int, notes: list[str]) -> End:
@@ -171,7 +175,7 @@ def _from_frames(fd: int, segment: Segment, watermark: int, notes: list[str]) ->
     _check_watermark(segment, watermark)
     # What was written but not synced before a crash is about to be shown, so it has to be durable first.
     sync_data(fd)
-    return End(crc_of(fd, segment.size), time_ns)
+    return End(crc_of(fd, segment.size), time_ns, False)
 
 
 def _check_torn(fd: int, segment: Segment, scan: FrameScan, watermark: int) -> None:
@@ -179,13 +183,13 @@ def _check_torn(fd: int, segment: Segment, scan: FrameScan, watermark: int) -> N
     problem = scan.problem or ""
     if scan.revision <= watermark:
         raise CorruptLog(segment.path, scan.offset, scan.revision, f"{problem}, and it was durable (the views have it)")
-    later = later_group_first(fd, segment, scan.offset + 1)
-    if later is not None and later[1] > scan.revision:
+    later = later_proof(fd, segment, scan.offset + 1, scan.revision)
+    if later is not None:
         raise CorruptLog(
             segment.path,
             scan.offset,
             scan.revision,
-            f"{problem}, and it was durable (the frame at offset {later[0]} was written after it had been synced)",
+            f"{problem}, and it was durable (the frame at offset {later} was written after it had been synced)",
         )
 
 

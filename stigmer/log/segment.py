@@ -173,9 +173,12 @@ def _problem_of(header: fmt.FrameHeader, payload: bytes, revision: int) -> str |
     return None
 
 
-def later_group_first(fd: int, segment: Segment, offset: int) -> tuple[int, int] | None:
-    """Find, behind `offset`, the valid frame header with the largest group first: (its offset, its group first)."""
-    best: tuple[int, int] | None = None
+def later_proof(fd: int, segment: Segment, offset: int, revision: int) -> int | None:
+    """Find, behind `offset`, a frame header that was written after what begins with `revision` there was durable.
+
+    Its group first says so; or its own first revision, which is not above `revision` only where what lies before it
+    holds no event and is a seal, behind which nothing is written until it is durable. Gives the header's offset.
+    """
     size = os.fstat(fd).st_size
     # Chunks overlap by a header, so that none is missed at a border.
     for base in range(offset, size, _CHUNK_BYTES):
@@ -183,7 +186,7 @@ def later_group_first(fd: int, segment: Segment, offset: int) -> tuple[int, int]
         at = data.find(fmt.FRAME_MAGIC)
         while 0 <= at < _CHUNK_BYTES:
             header = fmt.decode_frame_header(data, at, base + at, segment.salt)
-            if header is not None and (best is None or header.group_first > best[1]):
-                best = (base + at, header.group_first)
+            if header is not None and (header.group_first > revision or header.first_revision <= revision):
+                return base + at
             at = data.find(fmt.FRAME_MAGIC, at + 1)
-    return best
+    return None

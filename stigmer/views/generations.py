@@ -17,8 +17,12 @@ from stigmer.views.environment import DAMAGE, Environment
 from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
 from stigmer.views.view import Transaction
 
+_CLEAN_FILE = "clean"
+
 _EXAMPLES_MAX = 10
+# A comparison tells how far it is, and lets the writer in, this often.
 _ROWS_PER_STEP = 10_000
+_STEP_BYTES = 8 * 1024 * 1024
 
 
 class Generation:
@@ -28,6 +32,7 @@ class Generation:
         """Open it, made if it is not there. Raises `CorruptView`."""
         self.number = number
         self.directory = os.path.join(views_directory, str(number))
+        self._clean_path = os.path.join(self.directory, _CLEAN_FILE)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self.projector = Projector(self.directory, map_bytes)
 
@@ -39,18 +44,30 @@ class Generation:
     def serve(self, store_id: bytes) -> None:
         """Mark it as the one that serves, in use by this boot.
 
-        Synced, so that no later power cut can leave the mark of an earlier clean end over rows that were lost.
+        Durable when it returns, so that no later power cut can leave the mark of an earlier clean end over rows that
+        were lost.
         """
-        self.projector.set_meta(schema=_schema(), store=store_id.hex(), boot=boot_id(), clean="0", serving="1")
+        if self.is_clean:
+            os.unlink(self._clean_path)
+            files.sync_directory(self.directory)
+        self.projector.set_meta(schema=_schema(), store=store_id.hex(), boot=boot_id(), serving="1")
         self.environment.sync()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it was closed clean and not used since: then the file is whole, whatever became of the machine."""
+        return os.path.exists(self._clean_path)
 
     def close(self, *, clean: bool = False) -> None:
         """Close it; `clean` says that all rows belong to a log that was sealed."""
         try:
             if clean:
+                # The mark is a file of its own, made after the sync: LMDB could not order it behind its own pages.
                 self.environment.sync()
-                self.projector.set_meta(clean="1")
-                self.environment.sync()
+                os.close(files.create(self._clean_path, b""))
+        except OSError as error:
+            if error.errno not in files.FULL:
+                raise StorageFailed(self._clean_path, "create", str(error)) from error
         finally:
             self.environment.close()
 
@@ -98,7 +115,7 @@ def _usable(generation: Generation) -> bytes:
         raise _Unusable("")  # an unfinished build, no news
     if meta.get("schema") != _schema():
         raise _Unusable("it has another layout")
-    if meta.get("clean") != "1" and (not meta.get("boot") or meta["boot"] != boot_id()):
+    if not generation.is_clean and (not meta.get("boot") or meta["boot"] != boot_id()):
         raise _Unusable("the machine stopped while it was in use")
     try:
         return bytes.fromhex(meta["store"])
@@ -197,7 +214,8 @@ class Comparison:
             for transaction, environment in zip(self._transactions, self._sides, strict=True)
         )
         a, b = next(left, None), next(right, None)
-        while a is not None or b is not None:
+        size = 0
+        while row := a or b:
             if a == b:
                 a, b = next(left, None), next(right, None)
             elif b is None or (a is not None and a[0] < b[0]):
@@ -211,7 +229,9 @@ class Comparison:
                 self._note(view, a[0], "has another value in the view than in the log's fold")
                 a, b = next(left, None), next(right, None)
             self.rows += 1
-            if self.rows % _ROWS_PER_STEP == 0:
+            size += len(row[1])
+            if self.rows % _ROWS_PER_STEP == 0 or size > _STEP_BYTES:
+                size = 0
                 yield self.rows
 
     def _note(self, view: str, key: bytes, what: str) -> None:
