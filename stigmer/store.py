@@ -521,7 +521,9 @@ def _prepare_directory(directory: str, create: bool) -> None:
         if not os.path.exists(directory):
             if not create:
                 raise DataDirectoryError(
-                    directory, "does not exist", hint="start a daemon, which makes it: stigmer daemon"
+                    directory,
+                    "does not exist",
+                    hint=f"start a daemon, which makes it: stigmer daemon --data-dir {directory}",
                 )
             os.makedirs(directory, mode=0o700)
         if not os.path.isdir(directory):

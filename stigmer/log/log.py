@@ -10,6 +10,7 @@ full" the log takes nothing more; `durable_revision` moves only after a successf
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -17,13 +18,16 @@ import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from stigmer.errors import CorruptLog, DiskFull, NotFound, StorageFailed
+from stigmer.errors import CorruptLog, DataDirectoryError, DiskFull, NotFound, StorageFailed
 from stigmer.log import files, recovery
 from stigmer.log import format as fmt
 from stigmer.log.cursor import Cursor
 from stigmer.log.recovery import Watermark
 from stigmer.log.segment import Segment
 from stigmer.model import FrameInfo, SegmentInfo
+
+# A file where a folder should be, or one that somebody else made: nothing is wrong with the disk.
+_NOT_OURS = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM})
 
 
 class Log:
@@ -88,6 +92,13 @@ class Log:
         except OSError as error:
             if error.errno in files.FULL:
                 raise DiskFull(directory) from error
+            if error.errno in _NOT_OURS:
+                where = error.filename or directory
+                raise DataDirectoryError(
+                    os.path.dirname(directory),
+                    f"cannot be used: {error.strerror} ({where})",
+                    hint="make it accessible, or move it away",
+                ) from error
             raise StorageFailed(directory, "open", str(error)) from error
 
     # --- bounds ------------------------------------------------------------------------------------------
