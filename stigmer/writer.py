@@ -44,8 +44,6 @@ _logger = logging.getLogger("stigmer")
 
 _DELETE = log_pb2.Event.OP_DELETE
 _SLOW_SYNC_SECONDS = 1.0
-# What a waiting commit costs beside its payload: the parsed message and the ticket.
-_TICKET_BYTES = 512
 
 
 class Ticket:
@@ -65,6 +63,14 @@ class Ticket:
         self.context = context
         self.committed: Committed | None = None
         self.error: StigmerError | None = None
+
+    @property
+    def answer(self) -> Committed | StigmerError:
+        """The answer, once it is there."""
+        if self.error is not None:
+            return self.error
+        assert self.committed is not None
+        return self.committed
 
 
 Sink = Callable[[list[Ticket]], None]
@@ -88,6 +94,7 @@ class Writer:
         self._queue: deque[Ticket] = deque()
         self._queue_bytes = 0
         self._work: deque[_Work] = deque()
+        self._when_room: list[Callable[[], None]] = []
         self._closing = False
         self.failure: StigmerError | None = None
         # The writer's own; replaced by `use`. Readers look at `environment` and find one or the other.
@@ -109,7 +116,7 @@ class Writer:
 
     def submit(self, ticket: Ticket, *, wait: bool) -> None:
         """Queue a commit. Where the queue is full, wait, or raise `ResourceExhausted`."""
-        size = len(ticket.payload) + _TICKET_BYTES
+        size = len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
         with self._lock:
             while self._queue_bytes and self._queue_bytes + size > config.QUEUE_BYTES_MAX:
                 if not wait:
@@ -126,6 +133,17 @@ class Writer:
             self._queue_bytes += size
             if len(self._queue) == 1:
                 self._not_empty.notify()
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once, from whatever thread, when there is more room in the queue, or no commit is taken any more.
+
+        The callback must be quick, and try again: others may have been quicker.
+        """
+        with self._lock:
+            if self._queue and self.failure is None:
+                self._when_room.append(callback)
+                return
+        callback()
 
     def run(self, function: Callable[[], None]) -> None:
         """Run a function on the writer's thread, between two groups; wait for it and raise what it raises."""
@@ -157,9 +175,12 @@ class Writer:
             self._queue.clear()
             self._work.clear()
             self._queue_bytes = 0
+            waiting = self._take_waiting()
             self._not_empty.notify()
             self._not_full.notify_all()
         _logger.critical("%s", error)
+        for callback in waiting:
+            callback()
         for work in works:
             work.finish(error)
         self._answer(_failed(rest, error))
@@ -182,9 +203,12 @@ class Writer:
                     return
                 work = self._work.popleft() if self._work else None
                 group = self._take_group() if work is None else []
+                waiting = self._take_waiting() if group else []
             if work is not None:
                 work.run()
                 continue
+            for callback in waiting:
+                callback()
             try:
                 self._write_group(group)
             except StigmerError as error:
@@ -203,10 +227,14 @@ class Writer:
         while self._queue and size < config.GROUP_BYTES_MAX:
             ticket = self._queue.popleft()
             size += len(ticket.payload)
-            self._queue_bytes -= len(ticket.payload) + _TICKET_BYTES
+            self._queue_bytes -= len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
             group.append(ticket)
         self._not_full.notify_all()
         return group
+
+    def _take_waiting(self) -> list[Callable[[], None]]:
+        waiting, self._when_room = self._when_room, []
+        return waiting
 
     def _write_group(self, group: list[Ticket]) -> None:
         """Take a group all the way. Raises only what is final."""
