@@ -171,6 +171,9 @@ def resolve(
         found: Any = file
         for part in option.file_key.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
-        if isinstance(found, str | int | float) and str(found):
-            return Setting(option, str(found), f"{file_path} ({option.file_key})")
+        origin = f"{file_path} ({option.file_key})"
+        if isinstance(found, Mapping | list | bool):
+            raise InvalidArgument(origin, "is not a text")
+        if found is not None and str(found):
+            return Setting(option, str(found), origin)
     return Setting(option, option.default, "default")

@@ -3,8 +3,8 @@
 Owns the tree of errors and the sentence each shows to a person. Imports nothing, so that every other
 module may import it. Each class stands for one situation and carries its facts as attributes.
 
-There are two groups. After any error but the `OutcomeUnknown` ones, *nothing was written*. After an
-`OutcomeUnknown`, the write may or may not have happened: retry it with the same request id, which applies
+There are two groups. After any error but the `OutcomeUnknown` ones and `StorageFailed`, *nothing was written*.
+After one of those, the write may or may not have happened: retry it with the same request id, which applies
 it at most once. `BatchFailed` is about many writes and has an error of either group for each that failed.
 
 `hint` is the next thing to do, in words a person can act on; the command line prints it below the message.

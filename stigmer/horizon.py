@@ -6,10 +6,13 @@ it; none has a queue here.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from stigmer.errors import StigmerError
+
+_logger = logging.getLogger("stigmer")
 
 
 class Horizon:
@@ -35,8 +38,7 @@ class Horizon:
         if self._waiting:
             with self._condition:
                 self._condition.notify_all()
-        for callback in self._callbacks:
-            callback()
+        self._call_back()
 
     def close(self, end: StigmerError) -> None:
         """Stop moving; who waits, now or later, gets this error."""
@@ -44,8 +46,7 @@ class Horizon:
             if self._end is None:
                 self._end = end
             self._condition.notify_all()
-        for callback in self._callbacks:
-            callback()
+        self._call_back()
 
     def wait_past(self, revision: int) -> int:
         """Wait until the horizon is past a revision and give it. Raises what `close` was given."""
@@ -54,7 +55,7 @@ class Horizon:
             try:
                 while self.revision <= revision:
                     if self._end is not None:
-                        raise self._end
+                        raise self._end.with_traceback(None)  # one error for many callers
                     self._condition.wait()
             finally:
                 self._waiting -= 1
@@ -70,3 +71,11 @@ class Horizon:
                 self._callbacks = tuple(one for one in self._callbacks if one is not callback)
 
         return unsubscribe
+
+    def _call_back(self) -> None:
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception:
+                # A bug of the follower, such as a loop that is closed. It must not stop the writer.
+                _logger.exception("a follower was not told that the horizon has moved")

@@ -59,9 +59,14 @@ def take(data_directory: str, command: str) -> Lock:
         if holder is None:
             raise LogLocked(data_directory, None, None, None) from error
         raise LogLocked(data_directory, holder.pid, _when(holder.since), holder.command) from error
-    me = Owner(os.getpid(), datetime.now(UTC).replace(microsecond=0), command)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, msgspec.json.encode(me) + b"\n", 0)
+    me = msgspec.json.encode(Owner(os.getpid(), datetime.now(UTC).replace(microsecond=0), command)) + b"\n"
+    try:
+        # Over what is there, so that a full disk has room for it.
+        os.pwrite(fd, me, 0)
+        os.ftruncate(fd, len(me))
+    except OSError as error:
+        os.close(fd)
+        raise DataDirectoryError(data_directory, f"cannot be used: {error.strerror} ({path})") from error
     return Lock(fd)
 
 

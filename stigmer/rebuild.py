@@ -97,7 +97,9 @@ class Rebuild:
                 else:
                     fresh.remove()
             except BaseException:
-                fresh.remove()
+                # An interrupt may come when it serves already.
+                if self._writer.generation is not fresh:
+                    fresh.remove()
                 raise
         finally:
             self._running.release()
@@ -120,10 +122,10 @@ class Rebuild:
                 self._catch_up(fresh, serving.projector.checkpoint, None)
                 taken.append(Comparison(serving, fresh))
 
-            self._writer.run(take)
-            comparison = taken[0]
-            revision = fresh.projector.checkpoint
             try:
+                self._writer.run(take)
+                comparison = taken[0]
+                revision = fresh.projector.checkpoint
                 for rows in comparison:
                     self._report(progress, "compare", rows, comparison.total)
                     if comparison.must_stop:
@@ -132,7 +134,8 @@ class Rebuild:
                     self._report(progress, "compare", comparison.rows, comparison.total)
                     return revision, comparison
             finally:
-                comparison.close()
+                for comparison in taken:
+                    comparison.close()
 
     def _come_close(self, fresh: Generation, progress: ProgressCallback | None) -> None:
         """Fold on the caller's thread until little is left for the writer's."""

@@ -96,9 +96,10 @@ class Store:
         self._writer.rebuild = self._rebuild.in_place
         self._stop_syncing = threading.Event()
         self._syncer: threading.Thread | None = None
-        # `_close_lock` guards `_closed`; it is held while closing.
+        # `_close_lock` guards these; it is held while closing.
         self._close_lock = threading.Lock()
         self._closed = False
+        self._writer_ended = False
 
     @classmethod
     def open(
@@ -484,21 +485,26 @@ class Store:
         if self._held.pid != os.getpid():
             return
         with self._close_lock:
-            if self._closed:
+            if self._writer_ended:
                 return
             self._closed = True
+            # Interrupted here, the directory stays locked, for the writer may still write; close again to go on.
+            self._rebuild.stop()
+            self._writer.close()
+            self._writer_ended = True
+            clean = False
             try:
-                self._rebuild.stop()
-                self._writer.close()
                 self._stop_syncing.set()
                 if self._syncer is not None:
                     self._syncer.join()
                 self.horizon.close(Closed())
                 clean = self._writer.failure is None and self._seal()
-                self._log.abandon()
-                self._writer.generation.close(clean=clean)
             finally:
-                self._held.release()
+                try:
+                    self._log.abandon()
+                    self._writer.generation.close(clean=clean)
+                finally:
+                    self._held.release()
 
     def _seal(self) -> bool:
         """Seal the log; False where the disk has no room for it, which only costs the next open some work."""
@@ -644,6 +650,8 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
         folded_from = 0 if generation is None else generation.projector.checkpoint
         if generation is not None:
             try:
+                # In use before anything is written: a power cut must not find the mark of a clean end over new rows.
+                generation.serve(log.store_id)
                 _catch_up(generation, log)
             except CorruptView as error:
                 notes.append(f"generation {generation.number} of the views is not used: {error.problem}")
@@ -652,7 +660,7 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
         if generation is None:
             generation = generations.create(views_directory, options.map_bytes)
             _catch_up(generation, log)
-        generation.serve(log.store_id)
+            generation.serve(log.store_id)
     except BaseException:
         log.abandon()
         if generation is not None:

@@ -86,7 +86,8 @@ class Writer:
         self._log = log
         self._horizon = horizon
         self._durability = durability
-        self._thread = threading.Thread(target=self._run, name="stigmer-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run_to_end, name="stigmer-writer", daemon=True)
+        self._ended = threading.Event()
         # Guarded by `_lock`.
         self._lock = threading.Lock()
         self._not_empty = threading.Condition(self._lock)
@@ -107,6 +108,8 @@ class Writer:
         """Serve from another generation from now on. Only on the writer's thread."""
         self.generation = generation
         self.environment = generation.environment
+        if self._behind and generation.projector.checkpoint >= self._behind[-1].last_revision:
+            self._behind = []
 
     def start(self) -> None:
         """Start the thread."""
@@ -129,10 +132,12 @@ class Writer:
                 self._raise_if_ended()
                 self._not_full.wait()
             self._raise_if_ended()
+            # Before the append: an interrupt behind it must not leave a queue of which the writer does not know. And
+            # all: an interrupted `notify` leaves a waiter that is none, and the next one would wake that.
+            if not self._queue:
+                self._not_empty.notify_all()
             self._queue.append(ticket)
             self._queue_bytes += size
-            if len(self._queue) == 1:
-                self._not_empty.notify()
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once, from whatever thread, when there is more room in the queue, or no commit is taken any more.
@@ -146,13 +151,24 @@ class Writer:
         callback()
 
     def run(self, function: Callable[[], None]) -> None:
-        """Run a function on the writer's thread, between two groups; wait for it and raise what it raises."""
+        """Run a function on the writer's thread, between two groups; wait for it and raise what it raises.
+
+        When it returns or raises, the function does not run any more, even where the wait was interrupted.
+        """
         work = _Work(function)
-        with self._lock:
-            self._raise_if_ended()
-            self._work.append(work)
-            self._not_empty.notify()
-        work.done.wait()
+        try:
+            with self._lock:
+                self._raise_if_ended()
+                self._not_empty.notify_all()
+                self._work.append(work)
+            work.done.wait()
+        except BaseException:
+            with self._lock:
+                if work in self._work:
+                    self._work.remove(work)
+            if work.is_taken:
+                work.done.wait()
+            raise
         if work.error is not None:
             raise work.error
 
@@ -160,10 +176,11 @@ class Writer:
         """Answer what is queued, then end the thread."""
         with self._lock:
             self._closing = True
-            self._not_empty.notify()
+            self._not_empty.notify_all()
             self._not_full.notify_all()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            # Not `join`: after one that was interrupted, Python 3.11 takes the thread for ended.
+            self._ended.wait()
 
     def fail(self, error: StigmerError) -> None:
         """Stop for good: nothing is acknowledged any more, whatever waits gets the error."""
@@ -176,11 +193,10 @@ class Writer:
             self._work.clear()
             self._queue_bytes = 0
             waiting = self._take_waiting()
-            self._not_empty.notify()
+            self._not_empty.notify_all()
             self._not_full.notify_all()
         _logger.critical("%s", error)
-        for callback in waiting:
-            callback()
+        self._tell(waiting)
         for work in works:
             work.finish(error)
         self._answer(_failed(rest, error))
@@ -188,11 +204,18 @@ class Writer:
 
     def _raise_if_ended(self) -> None:
         if self.failure is not None:
-            raise self.failure
+            # One error for many callers: each would leave its frames, and what they hold, in the traceback.
+            raise self.failure.with_traceback(None)
         if self._closing:
             raise Closed
 
     # --- the writer's thread -----------------------------------------------------------------------------
+
+    def _run_to_end(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._ended.set()
 
     def _run(self) -> None:
         while True:
@@ -202,13 +225,15 @@ class Writer:
                 if self.failure is not None or (self._closing and not (self._queue or self._work)):
                     return
                 work = self._work.popleft() if self._work else None
+                if work is not None:
+                    work.is_taken = True
                 group = self._take_group() if work is None else []
                 waiting = self._take_waiting() if group else []
             if work is not None:
                 work.run()
+                self._show()
                 continue
-            for callback in waiting:
-                callback()
+            self._tell(waiting)
             try:
                 self._write_group(group)
             except StigmerError as error:
@@ -229,6 +254,8 @@ class Writer:
             size += len(ticket.payload)
             self._queue_bytes -= len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
             group.append(ticket)
+        if not self._queue:
+            self._queue_bytes = 0  # an interrupted `submit` may not have counted its commit
         self._not_full.notify_all()
         return group
 
@@ -236,12 +263,24 @@ class Writer:
         waiting, self._when_room = self._when_room, []
         return waiting
 
+    def _tell(self, waiting: list[Callable[[], None]]) -> None:
+        for callback in waiting:
+            try:
+                callback()
+            except Exception:
+                # As with sinks: a bug of whoever waits, such as a loop that is closed.
+                _logger.exception("one who waits for room was not told of it")
+
     def _write_group(self, group: list[Ticket]) -> None:
         """Take a group all the way. Raises only what is final."""
         if self._behind and not self._fold([]):
             self._refuse_while_behind(group)
             return
-        decision = self._decide(group)
+        try:
+            decision = self._decide(group)
+        except DiskFull as error:  # no room to fold damaged views again
+            self._answer(_failed(group, error))
+            return
         commits = decision.commits
         if commits:
             try:
@@ -264,10 +303,20 @@ class Writer:
     def _refuse_while_behind(self, group: list[Ticket]) -> None:
         """Answer a group while the views lack commits that are in the log, and still cannot take them."""
         in_log = {commit.request_id for commit in self._behind}
-        for ticket in group:
-            known = ticket.commit.request_id and ticket.commit.request_id in in_log
-            directory = self.generation.directory
-            _failed([ticket], _not_visible(directory) if known else DiskFull(directory))
+        directory = self.generation.directory
+
+        def work(transaction: Transaction, databases: Databases) -> None:
+            for ticket in group:
+                request_id = ticket.commit.request_id
+                if request_id and request_id in in_log:
+                    _failed([ticket], _not_visible(directory))
+                    continue
+                if request_id:
+                    ticket.committed = requests.lookup(transaction, databases[requests.DATABASE], request_id)
+                if ticket.committed is None:
+                    _failed([ticket], DiskFull(directory))
+
+        self.environment.read(work)
         self._answer(group)
 
     def _decide(self, group: list[Ticket]) -> _Decision:
@@ -307,7 +356,12 @@ class Writer:
             self._behind = pending
             return False
         except CorruptView as error:
-            self._fold_again(error)
+            try:
+                self._fold_again(error)
+            except DiskFull as full:
+                _logger.error("the views cannot be folded again: %s", full)
+                self._behind = pending
+                return False
         self._behind = []
         return True
 
@@ -321,18 +375,33 @@ class Writer:
     def _publish(self, group: list[Ticket]) -> None:
         if self.failure is not None:
             raise self.failure
-        moved = self.generation.projector.checkpoint > self._horizon.revision
-        self._horizon.advance(self.generation.projector.checkpoint)
+        moved = self._advance()
         self._answer(group)
         if moved:
             self._horizon.wake()
+
+    def _show(self) -> None:
+        """Let readers see what a new generation has that the one before, on a full disk, could not take."""
+        if self.failure is None and self._advance():
+            self._horizon.wake()
+
+    def _advance(self) -> bool:
+        revision = self.generation.projector.checkpoint
+        moved = revision > self._horizon.revision
+        if moved:
+            self._horizon.advance(revision)
+        return moved
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:
         by_sink: dict[Sink, list[Ticket]] = {}
         for ticket in tickets:
             by_sink.setdefault(ticket.sink, []).append(ticket)
         for sink, theirs in by_sink.items():
-            sink(theirs)
+            try:
+                sink(theirs)
+            except Exception:
+                # A bug of whoever takes the answers, such as a loop that is closed. Others wait for theirs.
+                _logger.exception("the answers to %d commits were not taken", len(theirs))
 
 
 class _Decision:
@@ -414,6 +483,7 @@ class _Work:
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
         self.done = threading.Event()
+        self.is_taken = False
         self.error: BaseException | None = None
 
     def run(self) -> None:

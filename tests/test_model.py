@@ -193,7 +193,7 @@ def test_store_does_what_a_dict_does() -> None:
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=STEPS,
             derandomize=True,
             deadline=None,

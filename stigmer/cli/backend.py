@@ -49,8 +49,11 @@ def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
 
 def daemon_address(invocation: Invocation) -> str | None:
     """Give the address of the daemon to talk to; None where the chosen data directory has no daemon."""
+    from stigmer.daemon.info import check_access
+
     if invocation.addr_was_chosen or not invocation.data_dir_was_chosen:
         return invocation.addr
+    check_access(invocation.data_dir)
     return address_of_owner(invocation.data_dir)
 
 

@@ -52,7 +52,9 @@ class Invocation:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise InvalidArgument(str(path), f"cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
             raise InvalidArgument(str(path), f"cannot be read: {error}") from error
         from ruamel.yaml import YAML
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -108,6 +110,10 @@ class Invocation:
         """When to colour: "auto", "always" or "never"."""
         return self._choice("color", ("auto", "always", "never"))
 
+    def check_printing(self) -> None:
+        """Raise `InvalidArgument` where a setting that says how to print has no meaning."""
+        _ = self.output, self.color, self.quiet, self.verbose, self.show_secrets
+
     @cached_property
     def timeout_seconds(self) -> float:
         """How long to wait for the daemon."""
@@ -144,7 +150,14 @@ class Invocation:
     @cached_property
     def data_dir(self) -> str:
         """The data directory, `~` expanded."""
-        return os.path.abspath(os.path.expanduser(self.setting("data-dir").value))
+        setting = self.setting("data-dir")
+        if not setting.value:
+            # As in --data-dir "$UNSET": a store in whatever folder this happens to be is not what was meant.
+            raise InvalidArgument(self._named(setting), "is empty; it takes a directory")
+        try:
+            return os.path.abspath(os.path.expanduser(setting.value))
+        except FileNotFoundError as error:
+            raise InvalidArgument(self._named(setting), "is relative to a folder that is gone") from error
 
     @property
     def data_dir_was_chosen(self) -> bool:

@@ -16,6 +16,18 @@ import click
 
 from stigmer.cli.invocation import Invocation
 
+MEANT = {
+    "stigmer create": "stigmer apply -f FILE",
+    "stigmer describe": "stigmer get KIND REF",
+    "stigmer rm": "stigmer delete KIND REF",
+    "stigmer watch": "stigmer tail",
+    "stigmer start": "stigmer daemon --detach",
+    "stigmer stop": "stigmer daemon stop",
+    "stigmer status": "stigmer daemon status",
+    "stigmer daemon start": "stigmer daemon --detach",
+}
+"""What people type who know other tools, and what it is called here."""
+
 OUTPUTS = ("table", "wide", "yaml", "json", "jsonl", "name")
 
 
@@ -66,6 +78,11 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.params.extend(global_options())
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command, once it is sure that its answer can be printed: a wrong `-o` must not come after a save."""
+        context.ensure_object(Invocation).check_printing()
+        return super().invoke(context)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the own options, and where the global ones are explained."""
@@ -119,7 +136,10 @@ class Group(click.Group):
         if not name.startswith("-") and not context.resilient_parsing and self.get_command(context, name) is None:
             near = difflib.get_close_matches(name, self.list_commands(context), n=1)
             error = click.UsageError(f'{context.command_path} has no command "{name}"', context)
-            if near:
+            typed = f"{context.command_path} {name}"
+            if typed in MEANT:
+                error.add_note(f"did you mean {MEANT[typed]}?")
+            elif near:
                 error.add_note(f"did you mean {context.command_path} {near[0]}?")
             raise error
         return super().resolve_command(context, arguments)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from stigmer import config
+from stigmer import config, names
 from stigmer.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -78,6 +78,25 @@ def update_of(message: bytes, path: str, number: int) -> AgentExecutionUpdateSta
     except DecodeError as error:
         raise InvalidArgument(path, f"update {number} is no AgentExecutionUpdateStatusInput ({error})") from error
     return update
+
+
+def check(path: str, *, named: bool) -> int:
+    """Read a recording to its end and give the number of its updates.
+
+    Raises `InvalidArgument` where it cannot be played; an id that its updates lack is no fault where one is `named`.
+    """
+    number = 0
+    for number, message in enumerate(frames(path), 1):
+        update = update_of(message, path, number)
+        if not named:
+            try:
+                names.check_id(update.execution_id)
+            except InvalidArgument as error:
+                problem = f"update {number}: execution_id: {error.problem}"
+                raise InvalidArgument(path, problem, hint="give an id: stigmer import traffic FILE --as ID") from error
+    if not number:
+        raise InvalidArgument(path, "has no update in it")
+    return number
 
 
 def new_execution(id: str, path: str) -> AgentExecution:

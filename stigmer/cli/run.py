@@ -23,10 +23,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and give the exit code."""
     from stigmer.cli.root import root
 
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a character shows its escape; it is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty() and not os.environ.get("PYTHONIOENCODING"):
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON and YAML that are read by programs have no escapes of ours
     # gRPC's own log lines say in its words what our errors say in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     invocation = Invocation()
@@ -50,6 +53,21 @@ def run(arguments: Sequence[str]) -> int:
         print_error(f"cannot write to standard output: {error.strerror or error}", None)
         return ExitCode.FAILED
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open nothing in the place of a standard stream that was closed, as in `stigmer list >&-`.
+
+    Else the next file that is opened, a file of the store among them, would be the standard stream of its number.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _run(root: click.Group, arguments: Sequence[str], invocation: Invocation) -> int:
@@ -89,8 +107,9 @@ def _run(root: click.Group, arguments: Sequence[str], invocation: Invocation) ->
 
 
 def _sentence(error: click.UsageError) -> str:
-    """Write click's message as ours: without its full stop."""
-    return error.format_message().rstrip(".")
+    """Write click's message as ours: on one line, without its full stop."""
+    text = " ".join(error.format_message().split())
+    return text if text.endswith("...") else text.removesuffix(".")
 
 
 def _color(invocation: Invocation) -> str:

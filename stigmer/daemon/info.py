@@ -12,6 +12,7 @@ import os
 import msgspec
 
 from stigmer import lock
+from stigmer.errors import DataDirectoryError
 
 _FILE = "daemon.json"
 _LOCK = "LOCK"
@@ -50,6 +51,14 @@ def read_owner(data_dir: str) -> lock.Owner | None:
     if owner is None or not _is_alive(owner.pid) or not lock.is_held(data_dir):
         return None
     return owner
+
+
+def check_access(data_dir: str) -> None:
+    """Raise `DataDirectoryError` where a data directory is closed to us, so that nobody could say who owns it."""
+    if os.path.isdir(data_dir) and not os.access(data_dir, os.R_OK | os.X_OK):
+        raise DataDirectoryError(
+            data_dir, "is not readable", hint="give yourself access to it, or choose another with --data-dir"
+        )
 
 
 def read_daemon_info(data_dir: str) -> DaemonInfo | None:

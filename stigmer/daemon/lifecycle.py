@@ -30,6 +30,7 @@ from stigmer import config, wire
 from stigmer.config import StoreOptions
 from stigmer.daemon.info import (
     DaemonInfo,
+    check_access,
     read_daemon_info,
     read_owner,
     remove_daemon_info,
@@ -268,7 +269,9 @@ def start_detached(
         out_path = os.path.join(data_dir, "daemon.out")
         out = os.open(out_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataDirectoryError(data_dir, f"cannot be used: {error.strerror}") from error
+        taken = isinstance(error, FileExistsError | NotADirectoryError)
+        problem = "is not a directory" if taken else f"cannot be used: {error.strerror}"
+        raise DataDirectoryError(data_dir, problem, hint="choose another with --data-dir") from error
     out_begin = os.fstat(out).st_size
     reader, writer = os.pipe()
     try:
@@ -325,6 +328,7 @@ def stop_daemon(data_dir: str, timeout: float = 30.0) -> int | None:
     `timeout` is in seconds. Raises `DeadlineExceeded` where it still runs then, and `StigmerError` where the owner of
     the directory is no daemon that listens: a program that embeds the store is not ours to stop.
     """
+    check_access(data_dir)
     owner = read_owner(data_dir)
     if owner is None:
         return None

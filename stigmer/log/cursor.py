@@ -33,7 +33,7 @@ class Cursor:
         self._offset = 0
 
     def read(self, upto_revision: int, bytes_max: int = 1 << 20) -> list[fmt.Frame]:
-        """Give the next frames whose events are all at or below `upto_revision`; empty when caught up.
+        """Give the next frames that begin at or below `upto_revision`; empty when caught up.
 
         Stops once their payloads exceed `bytes_max`, but gives at least one frame where there is one. The first
         frame ever given may begin before `after + 1`, in the middle of whose commit the cursor started. Raises
@@ -49,10 +49,10 @@ class Cursor:
         while self._next_revision <= upto_revision and taken <= bytes_max:
             segment = self._segment
             assert segment is not None
-            if segment.sealed and self._next_revision >= segment.next_revision:
-                self._enter(self._find(self._next_revision), None)
-                continue
             try:
+                if segment.sealed and self._next_revision >= segment.next_revision:
+                    self._enter(self._find(self._next_revision), None)
+                    continue
                 taken += self._read_chunk(segment, upto_revision, bytes_max - taken, frames)
             except (StigmerError, OSError):
                 if not frames:
@@ -83,16 +83,29 @@ class Cursor:
         self._next_revision = 0
 
     def _enter(self, segment: Segment, near: tuple[int, int] | None) -> None:
+        wanted = self._next_revision
         self.close()
-        self._fd = segment.open()
+        try:
+            self._fd = segment.open()
+        except OSError:
+            self._next_revision = wanted  # too many open files, perhaps: the next read goes on from here
+            raise
         self._segment = segment
         self._next_revision, self._offset = near or (segment.first_revision, fmt.SEGMENT_HEADER_SIZE)
 
     def _seek(self) -> None:
-        """Go to the frame that holds revision `after + 1`."""
-        wanted = self._after + 1
+        """Go to the frame that holds revision `after + 1`, or the next one where a file could not be opened."""
+        wanted = self._next_revision or self._after + 1
         segment = self._find(wanted)
         self._enter(segment, segment.near(wanted))
+        try:
+            self._walk_to(wanted, segment)
+        except BaseException:
+            self.close()
+            self._next_revision = wanted  # a later read must not begin on the way
+            raise
+
+    def _walk_to(self, wanted: int, segment: Segment) -> None:
         while True:
             data = read_at(self._fd, fmt.FRAME_HEADER_SIZE, self._offset)
             header = fmt.decode_frame_header(data, 0, self._offset, segment.salt)

@@ -42,6 +42,7 @@ class Log:
         self._crc = end.crc
         self.last_time_ns = end.time_ns
         self.durable_revision = active.next_revision - 1
+        self._failure: StorageFailed | None = None
         # Taken by whoever syncs (the writer, or the syncer of durability `interval`) against a roll or close.
         self._sync_lock = threading.Lock()
 
@@ -122,6 +123,7 @@ class Log:
         The first event gets `next_revision`. Raises `DiskFull`, leaving the log as it was, or `StorageFailed`, after
         which the log must not be used.
         """
+        self._raise_if_failed()
         active = self._segments[-1]
         if active.size >= self._segment_bytes and active.next_revision > active.first_revision:
             self._roll()
@@ -149,6 +151,7 @@ class Log:
     def sync(self) -> None:
         """Make everything appended durable. Raises `StorageFailed`, after which the log must not be used."""
         with self._sync_lock:
+            self._raise_if_failed()
             revision = self.next_revision - 1
             if revision > self.durable_revision:
                 self._sync_file()
@@ -180,18 +183,29 @@ class Log:
     def _take_back(self, active: Segment, error: OSError) -> None:
         """Cut a half-written group off and raise `DiskFull`; for any other failure raise `StorageFailed`."""
         if error.errno not in files.FULL:
-            raise StorageFailed(active.path, "write", str(error)) from error
+            raise self._failed(active.path, "write", error) from error
         try:
             os.ftruncate(self._fd, active.size)
         except OSError as second:
-            raise StorageFailed(active.path, "truncate", str(second)) from error
+            raise self._failed(active.path, "truncate", second) from error
+        # The caller will say that nothing was written, so whole frames of the group must not come back either.
+        with self._sync_lock:
+            self._sync_file()
         raise DiskFull(self.directory) from error
 
     def _sync_file(self) -> None:
         try:
             files.sync_data(self._fd)
         except OSError as error:
-            raise StorageFailed(self._segments[-1].path, "fsync", str(error)) from error
+            raise self._failed(self._segments[-1].path, "fsync", error) from error
+
+    def _failed(self, path: str, operation: str, error: OSError) -> StorageFailed:
+        self._failure = StorageFailed(path, operation, str(error))
+        return self._failure
+
+    def _raise_if_failed(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
     def _seal(self) -> None:
         """Make everything durable, then write a seal that says so, durable itself."""
@@ -221,7 +235,7 @@ class Log:
         except OSError as error:
             if error.errno in files.FULL:
                 raise DiskFull(self.directory) from error
-            raise StorageFailed(self.directory, "create a segment in", str(error)) from error
+            raise self._failed(self.directory, "create a segment in", error) from error
         with self._sync_lock:
             os.close(self._fd)
             self._fd = fd

@@ -215,6 +215,9 @@ def _cut(fd: int, segment: Segment) -> str:
         with os.fdopen(copy, "wb", closefd=False) as file:
             file.write(torn)
         os.fsync(copy)
+    except BaseException:
+        os.unlink(kept)  # half a copy helps nobody, and each open on a full disk would leave one more
+        raise
     finally:
         os.close(copy)
     sync_directory(os.path.dirname(segment.path))

@@ -9,6 +9,7 @@ The store itself knows none of this: a kind that is not found here is in order a
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import pkgutil
@@ -95,6 +96,14 @@ def find(text: str) -> Kind | None:
     the same, and so are "_", "-" and nothing between words.
     """
     return _by_folded_name().get(_folded(text))
+
+
+def near(text: str) -> str | None:
+    """Give the name or plural of a kind that `text` nearly spells; None where it names a kind, or none is near."""
+    if find(text) is not None:
+        return None
+    known = [name for kind in all_kinds() for name in (kind.name, kind.plural)]
+    return next(iter(difflib.get_close_matches(text, known, 1, 0.8)), None)
 
 
 def by_number(number: int) -> Kind | None:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -73,6 +74,8 @@ class ManifestProblem(msgspec.Struct, frozen=True):
     path: str
     """Such as `spec.mcp_servers[0]`; empty where the problem is with the file or the whole document."""
     problem: str
+    kind: Kind | None = None
+    """The manifest's, where it has one."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (_place(self.source, self.line), self.path, self.problem) if part)
@@ -95,7 +98,22 @@ def _place(source: str, line: int) -> str:
 
 
 def _hint(problems: Sequence[ManifestProblem]) -> str | None:
-    return None if any(not problem.path for problem in problems) else "see what there is: stigmer explain KIND.FIELD"
+    """Give the command that explains the first problem's field, or what is around it."""
+    from stigmer.resources import explain
+
+    for problem in problems:
+        if problem.kind is None:
+            continue
+        # Without the place in a list of manifests, without indexes and keys.
+        steps = re.sub(r"^(items)?\[\d+\]\.?|\[.*?\]", "", problem.path).split(".")
+        for length in range(len(steps), 0, -1):
+            field = ".".join(steps[:length])
+            try:
+                explain.explain(problem.kind, field)
+            except InvalidArgument:
+                continue
+            return f"see what there is: stigmer explain {problem.kind.name}.{field}".rstrip(".")
+    return "see what there is: stigmer kinds" if any(problem.path for problem in problems) else None
 
 
 def load(locations: Iterable[str], read_stdin: Callable[[int], bytes] | None = None) -> list[Manifest]:
@@ -133,7 +151,7 @@ def duplicates(manifests: Iterable[Manifest]) -> Iterator[ManifestProblem]:
                 organization = f" in organization {names.shown(key[2])}" if key[0] == "slug" and key[2] else ""
                 other = f" by {earlier.where}" if earlier.where else ""
                 problem = f"the {what}{organization} is given already{other}"
-                yield ManifestProblem(manifest.source, manifest.line, f"metadata.{key[0]}", problem)
+                yield ManifestProblem(manifest.source, manifest.line, f"metadata.{key[0]}", problem, manifest.kind)
                 break
 
 
@@ -202,8 +220,9 @@ def _parse(content: bytes, source: str, problems: list[ManifestProblem]) -> Iter
             for path, node in _manifest_nodes(document):
                 noted = Problems()
                 manifest = _manifest(node, path, source, noted)
+                kind = manifest.kind if manifest is not None else None
                 problems += (
-                    ManifestProblem(source, one.line, paths.text(one.path), one.text)
+                    ManifestProblem(source, one.line, paths.text(one.path), one.text, kind)
                     for one in sorted(noted.found, key=lambda one: one.line)
                 )
                 if manifest is not None and not noted.found:

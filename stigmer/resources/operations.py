@@ -121,6 +121,8 @@ def find(store: ResourceStore, kind: Kind | str, ref: str, org: str | None = Non
         raise _ambiguous(name, ref, matches)
     if matches:
         return matches[0][1]
+    if known is None and not candidates and (meant := kinds.near(name)):
+        raise NotFound(name, ref, hint=f"did you mean the kind {meant}? see the kinds: stigmer kinds")
     raise NotFound(name, ref, hint=_not_found_hint(known.plural if known else name, ref, candidates))
 
 

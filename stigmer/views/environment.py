@@ -5,6 +5,7 @@ Owns the file `data.mdb` of a generation. What is known of LMDB 0.9 and handled 
 - it has no checksums, so views put one into every row;
 - reading a page behind the end of the file is SIGBUS, so the size is compared with the meta pages before opening,
   and the file is kept as long as they say;
+- its lock file is sparse and written through a map, which on a full disk is SIGBUS, so it is filled before opening;
 - enlarging the map needs a moment without any transaction in the process, so readers pass a gate;
 - after a fork the child must not touch it;
 - `writemap` would turn a full disk into SIGBUS, so it is off; `sync` is off, because the log is what is durable.
@@ -12,6 +13,7 @@ Owns the file `data.mdb` of a generation. What is known of LMDB 0.9 and handled 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -21,12 +23,16 @@ from typing import Any, TypeVar
 import lmdb
 
 from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
+from stigmer.log import files
 from stigmer.views.view import Databases, Transaction
 
 T = TypeVar("T")
 
 _DATA_FILE = "data.mdb"
+_LOCK_FILE = "lock.mdb"
 _READERS_MAX = 4096
+# A line for each reader, and room for what LMDB keeps in front of them; a file that is larger it takes as it is.
+_LOCK_FILE_BYTES = _READERS_MAX * 64 + 4096
 _DATABASES_MAX = 32
 
 # The head of a meta page in LMDB 0.9 (mdb.c, MDB_page and MDB_meta), on a 64-bit machine.
@@ -34,11 +40,17 @@ _META = struct.Struct("=16xIIQQ I4x40x 48x QQ")
 _META_MAGIC = 0xBEEFC0DE
 _PAGE_BYTES_MIN = 512
 
+_LOOK_AGAIN_SECONDS = 0.1
+
 # With less room than this, an error of LMDB's writes is taken to mean that the disk is full: it reports EIO then.
 _ROOM_BYTES_MIN = 16 * 1024 * 1024
 
-_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError, lmdb.PanicError)
+DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError, lmdb.PanicError)
 """What LMDB raises when its file is not what it should be."""
+
+
+_NOT_DAMAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EROFS})
+"""Errors of opening that say nothing about the file."""
 
 
 class EnvironmentClosed(Exception):
@@ -48,40 +60,43 @@ class EnvironmentClosed(Exception):
 class Gate:
     """Lets many readers in; closes for a moment, once all are out.
 
-    A reader pays for two list operations, which are atomic, and no lock: it enters, then looks whether the gate is
-    closing; who closes it says so, then looks whether anybody is inside. One of the two sees the other.
+    A reader pays for two list operations, which are atomic, and no lock: it appends to `inside`, then looks whether
+    the gate is `closing`; who closes it says so, then looks whether anybody is inside. One of the two sees the other.
+
+    The reader appends and pops by itself, as the first thing in a `try` and in its `finally`: no interrupt can come
+    before either, as it can between a call and the first line of what is called.
     """
 
     def __init__(self) -> None:
         self.closing = False
-        self._inside: list[None] = []
+        self.inside: list[None] = []
         # Guards nothing of its own: it is what those wait on who found the gate closing, or somebody inside.
         self._changed = threading.Condition(threading.Lock())
 
-    def enter(self) -> None:
-        """Go in, waiting while the gate is closed."""
-        self._inside.append(None)
-        while self.closing:
-            self.leave()
-            with self._changed:
-                while self.closing:
-                    self._changed.wait()
-            self._inside.append(None)
-
-    def leave(self) -> None:
-        """Go out."""
-        self._inside.pop()
-        if self.closing:
+    def wait_outside(self) -> None:
+        """For a reader inside who finds the gate closing: go out, wait until it is open, go in again."""
+        try:
+            self.inside.pop()
             with self._changed:
                 self._changed.notify_all()
+                while self.closing:
+                    self._changed.wait()
+        finally:
+            self.inside.append(None)
+
+    def tell(self) -> None:
+        """For a reader who went out and finds the gate closing."""
+        with self._changed:
+            self._changed.notify_all()
 
     def run_alone(self, work: Callable[[], None]) -> None:
         """Wait until all are out, keep everybody out, do the work, and open again. For one thread at a time."""
         self.closing = True
         try:
             with self._changed:
-                while self._inside:
-                    self._changed.wait()
+                while self.inside:
+                    # Looks again by itself: a reader that was interrupted may have gone without a word.
+                    self._changed.wait(_LOOK_AGAIN_SECONDS)
             work()
         finally:
             with self._changed:
@@ -105,14 +120,15 @@ class Environment:
     """An open LMDB environment with its named databases."""
 
     def __init__(self, directory: str, map_bytes: int, databases: Iterable[str]) -> None:
-        """Open it, made if it is not there. Raises `CorruptView` if the file is damaged."""
+        """Open it, made if it is not there. Raises `CorruptView` if it is damaged, `DiskFull` or `StorageFailed`."""
         self.directory = directory
         self._path = os.path.join(directory, _DATA_FILE)
         self._forks = _forks
         self._gate = Gate()
         self._closed = False
-        _check_file(self._path)
         try:
+            _check_file(self._path)
+            _fill_lock_file(os.path.join(directory, _LOCK_FILE))
             self._env = lmdb.open(
                 directory,
                 map_size=max(map_bytes, _size_of(self._path)),
@@ -125,7 +141,12 @@ class Environment:
             )
             self._env.reader_check()
             self.databases: Databases = {name: self._env.open_db(name.encode()) for name in ("meta", *databases)}
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
+            code = error.errno if isinstance(error, OSError) else error.code
+            if code in files.FULL:
+                raise DiskFull(directory) from error
+            if code in _NOT_DAMAGE:
+                raise StorageFailed(self._path, "open", str(error)) from error
             raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
         except UnicodeError as error:
             raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
@@ -143,43 +164,78 @@ class Environment:
 
     def begin(self) -> Transaction:
         """Begin a read transaction; `end` it soon, in any case, on any thread."""
-        if _forks != self._forks:
-            raise StigmerError("a store cannot be used in a process forked from the one that opened it")
-        self._gate.enter()
+        self._check_process()
+        gate = self._gate
         try:
-            if self._closed:
-                raise EnvironmentClosed
-            return self._env.begin()
+            gate.inside.append(None)
+            return self._begin_inside()
         except BaseException:
-            self._gate.leave()
+            gate.inside.pop()
+            if gate.closing:
+                gate.tell()
             raise
 
     def end(self, transaction: Transaction) -> None:
         """End a read transaction."""
-        transaction.abort()
-        self._gate.leave()
+        gate = self._gate
+        try:
+            transaction.abort()
+        finally:
+            gate.inside.pop()
+            if gate.closing:
+                gate.tell()
+
+    def _check_process(self) -> None:
+        if _forks != self._forks:
+            raise StigmerError("a store cannot be used in a process forked from the one that opened it")
+
+    def _begin_inside(self) -> Transaction:
+        while self._gate.closing:
+            self._gate.wait_outside()
+        if self._closed:
+            raise EnvironmentClosed
+        return self._env.begin()
 
     def read(self, work: Callable[[Transaction, Databases], T]) -> T:
         """Do some work in a read transaction. Raises `CorruptView` where LMDB finds its file damaged."""
-        transaction = self.begin()
+        self._check_process()
+        gate = self._gate
+        transaction = None
         try:
+            gate.inside.append(None)
+            transaction = self._begin_inside()
             return work(transaction, self.databases)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise CorruptView("environment", f"{self._path}: {error}") from error
         finally:
-            self.end(transaction)
+            try:
+                if transaction is not None:
+                    transaction.abort()
+            finally:
+                gate.inside.pop()
+                if gate.closing:
+                    gate.tell()
 
     def get(self, name: str, key: bytes) -> bytes | None:
         """Give the row under a key of a database, None where there is none; a short cut for `read`."""
-        transaction = self.begin()
+        self._check_process()
+        gate = self._gate
+        transaction = None
         try:
+            gate.inside.append(None)
+            transaction = self._begin_inside()
             row: bytes | None = transaction.get(key, db=self.databases[name])
             return row
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise CorruptView("environment", f"{self._path}: {error}") from error
         finally:
-            transaction.abort()
-            self._gate.leave()
+            try:
+                if transaction is not None:
+                    transaction.abort()
+            finally:
+                gate.inside.pop()
+                if gate.closing:
+                    gate.tell()
 
     def write(self, work: Callable[[Transaction], None]) -> None:
         """Do some work in the write transaction and commit it; only the writer's thread may.
@@ -194,10 +250,11 @@ class Environment:
             except lmdb.MapFullError:
                 self._gate.run_alone(self._grow)
                 continue
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise CorruptView("environment", f"{self._path}: {error}") from error
             except (lmdb.Error, OSError) as error:
-                if _room(self.directory) < _ROOM_BYTES_MIN:
+                # A write that was cut short LMDB reports as EIO, so the code alone does not tell.
+                if getattr(error, "code", 0) in files.FULL or _room(self.directory) < _ROOM_BYTES_MIN:
                     raise DiskFull(self.directory) from error
                 raise StorageFailed(self._path, "write", str(error)) from error
             self._keep_length()
@@ -243,6 +300,15 @@ def _size_of(path: str) -> int:
 def _room(directory: str) -> int:
     state = os.statvfs(directory)
     return state.f_bavail * state.f_frsize
+
+
+def _fill_lock_file(path: str) -> None:
+    """Have the disk give room for all of LMDB's lock file. Only for who opens; nobody else may have it open."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        files.write_at(fd, (bytes(_LOCK_FILE_BYTES),), 0)
+    finally:
+        os.close(fd)
 
 
 def _check_file(path: str) -> None:

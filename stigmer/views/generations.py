@@ -11,8 +11,9 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from stigmer.errors import CorruptView
-from stigmer.views.environment import Environment
+from stigmer.errors import CorruptView, DiskFull, StorageFailed
+from stigmer.log import files
+from stigmer.views.environment import DAMAGE, Environment
 from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
 from stigmer.views.view import Transaction
 
@@ -45,11 +46,13 @@ class Generation:
 
     def close(self, *, clean: bool = False) -> None:
         """Close it; `clean` says that all rows belong to a log that was sealed."""
-        if clean:
-            self.environment.sync()
-            self.projector.set_meta(clean="1")
-            self.environment.sync()
-        self.environment.close()
+        try:
+            if clean:
+                self.environment.sync()
+                self.projector.set_meta(clean="1")
+                self.environment.sync()
+        finally:
+            self.environment.close()
 
     def remove(self) -> None:
         """Close it and delete its files."""
@@ -105,9 +108,29 @@ def _usable(generation: Generation) -> bytes:
 
 def create(views_directory: str, map_bytes: int) -> Generation:
     """Start a new, empty generation with a number that was not used."""
-    os.makedirs(views_directory, mode=0o700, exist_ok=True)
-    taken = numbers(views_directory)
-    return Generation(views_directory, (taken[0] if taken else 0) + 1, map_bytes)
+    try:
+        os.makedirs(views_directory, mode=0o700, exist_ok=True)
+        number = _make_next(views_directory)
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(views_directory) from error
+        raise StorageFailed(views_directory, "create a folder in", str(error)) from error
+    try:
+        return Generation(views_directory, number, map_bytes)
+    except BaseException:
+        shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
+        raise
+
+
+def _make_next(views_directory: str) -> int:
+    while True:
+        taken = numbers(views_directory)
+        number = (taken[0] if taken else 0) + 1
+        try:
+            os.mkdir(os.path.join(views_directory, str(number)), mode=0o700)
+        except FileExistsError:
+            continue  # a replay and a repair that began at the same time
+        return number
 
 
 def remove_others(views_directory: str, kept: int) -> None:
@@ -125,7 +148,8 @@ class Comparison:
     """Compares every row of every view of two generations, each as of one moment.
 
     Construct it while both have the same checkpoint; then iterate, which gives the number of rows compared so far
-    from time to time. Afterwards `rows` and `differences` count, and `examples` shows the first few.
+    from time to time. Afterwards `rows` and `differences` count, and `examples` shows the first few. A file in which
+    LMDB gets lost is a difference like others: it is what replay is there to replace.
     """
 
     def __init__(self, serving: Generation, fresh: Generation) -> None:
@@ -138,14 +162,18 @@ class Comparison:
         try:
             for environment in self._sides:
                 self._transactions.append(environment.begin())
-            self.total = sum(
-                self._transactions[0].stat(self._sides[0].databases[name])["entries"]
-                for view in VIEWS
-                for name in view.databases
-            )
+            self.total = self._rows_of_serving()
         except BaseException:
             self.close()
             raise
+
+    def _rows_of_serving(self) -> int:
+        databases = self._sides[0].databases
+        names = [name for view in VIEWS for name in view.databases]
+        try:
+            return sum(self._transactions[0].stat(databases[name])["entries"] for name in names)
+        except DAMAGE:
+            return 0  # the comparison comes to the same place
 
     @property
     def must_stop(self) -> bool:
@@ -156,7 +184,12 @@ class Comparison:
         """Compare; give the number of rows compared so far every few thousand."""
         for view in VIEWS:
             for name in view.databases:
-                yield from self._compare(view.name, name)
+                try:
+                    yield from self._compare(view.name, name)
+                except DAMAGE as error:
+                    self.differences += 1
+                    self.examples.append(f"{view.name}: cannot be read: {error}")
+                    return
 
     def _compare(self, view: str, name: str) -> Iterator[int]:
         left, right = (

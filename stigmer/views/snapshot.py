@@ -55,6 +55,7 @@ class Snapshot:
         if commits[0].first_revision != self._known_at + 1 or len(self._known) > _KNOWN_MAX:
             self._known = {}
         known = self._known
+        self._known_at = -1  # of no revision, should this stop half way
         last: dict[bytes, Change] = {}
         for commit in commits:
             for change in commit.changes:

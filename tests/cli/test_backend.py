@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 
 from cli.support import Daemon, Shell
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 RECORDING = Path(__file__).parents[1] / "data" / "traffic" / "agent-run-chat.binpb.zst"
 HINT = "Hint: start one with `stigmer daemon --detach`, or set STIGMER_ADDR"
@@ -219,6 +225,15 @@ def test_a_file_that_is_no_recording_changes_nothing(shell: Shell, daemon: Daemo
     other = shell.home / "other.zst"
     other.write_text("api_version: agentic.stigmer.ai/v1\n")
     for file, problem in ((cut, "ends in the middle"), (other, "is not a recording")):
+        done = shell.run("import", "traffic", RECORDING, file, code=2)
+        assert done.stderr.startswith(f"Error: {file}: {problem}"), done.stderr
+    for name, content, problem in (
+        ("message", b"\x03abc", "update 1 is no AgentExecutionUpdateStatusInput"),
+        ("nameless", b"\x00", "update 1: execution_id: must not be empty"),
+        ("empty", b"", "has no update in it"),
+    ):
+        file = shell.home / name
+        file.write_bytes(zstd.compress(content))
         done = shell.run("import", "traffic", RECORDING, file, code=2)
         assert done.stderr.startswith(f"Error: {file}: {problem}"), done.stderr
     missing = shell.run("import", "traffic", shell.home / "none.zst", code=1)

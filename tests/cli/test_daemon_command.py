@@ -114,7 +114,7 @@ def test_a_socket_in_the_file_system_serves_as_well(tmp_path_factory: pytest.Tem
     assert not os.path.exists(path)
 
 
-@pytest.mark.parametrize("verb", [["daemon", "--listen", "127.0.0.1:0"], ["list"]])
+@pytest.mark.parametrize("verb", [["daemon", "--listen", "127.0.0.1:0"], ["daemon", "--detach"], ["list"]])
 def test_a_data_directory_that_can_not_be_one_is_named(shell: Shell, verb: list[str]) -> None:
     """A file in its place; a directory below a file."""
     file = shell.home / "file"
@@ -122,6 +122,7 @@ def test_a_data_directory_that_can_not_be_one_is_named(shell: Shell, verb: list[
     for path in (file, file / "below"):
         done = shell.run(*verb, "--data-dir", path, code=1)
         assert done.stderr.startswith(f"Error: data directory {path} "), done.stderr
+        assert done.stderr.splitlines()[1].startswith("Hint: ")
     assert file.read_text() == "mine"
 
 
@@ -133,6 +134,16 @@ def test_a_read_only_data_directory_is_named(shell: Shell) -> None:
     without_rights = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
     done = shell.run("daemon", "--listen", "127.0.0.1:0", "--data-dir", parent / "data", code=1, wrapper=without_rights)
     assert done.stderr.startswith(f"Error: data directory {parent / 'data'} ")
+
+
+@pytest.mark.parametrize("verb", [["list"], ["tail"], ["daemon", "status"], ["daemon", "stop"]])
+def test_a_directory_that_is_closed_to_us_is_not_said_to_have_no_daemon(shell: Shell, verb: list[str]) -> None:
+    """Whether one runs there cannot be known."""
+    closed = shell.home / "closed"
+    closed.mkdir(mode=0o000)
+    without_rights = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = shell.run(*verb, "--data-dir", closed, code=1, wrapper=without_rights)
+    assert done.stderr.startswith(f"Error: data directory {closed} is not readable\nHint: ")
 
 
 def first_segment(shell: Shell) -> Path:

@@ -55,6 +55,12 @@ def test_apply_tells_what_became_of_each_manifest_and_changes_nothing_twice(shar
     assert json.loads(shared.run("apply", "-f", file, "-o", "json").stdout)["items"][0]["outcome"] == "unchanged"
 
 
+def test_apply_of_nothing_is_an_error(shared: Shell) -> None:
+    """An empty stdin, as a generator that failed leaves it, is refused like an empty folder."""
+    told = shared.run("apply", "-f", "-", stdin=b"", code=2)
+    assert told.stderr.startswith("Error: --file: there is no manifest in what was given; nothing was applied")
+
+
 def test_apply_takes_folders_stdin_and_several_files_as_one_commit(shared: Shell) -> None:
     """All revisions of one call are in one frame."""
     folder = shared.home / "folder"
@@ -145,6 +151,11 @@ def test_what_is_not_there_is_exit_code_3_with_close_names(shared: Shell) -> Non
         'Error: environment "suport-desk" not found',
         "Hint: did you mean support-desk? see what is there: stigmer list environments",
     ]
+    assert shared.run("delete", "environment", code=2).stderr.splitlines()[0].endswith("KIND REF...")
+    # One of several: nothing of the others is printed, so that what is printed is whole.
+    assert shared.run("get", "environment", "support-desk", "none", "-o", "json", code=3).stdout == ""
+    misspelt = shared.run("get", "enviroment", "support-desk", code=3).stderr.splitlines()[1]
+    assert misspelt == "Hint: did you mean the kind environment? see the kinds: stigmer kinds"
     assert shared.run("get", "unheard_of", "x", code=3).stderr.startswith('Error: unheard_of "x" not found\n')
     assert shared.run("delete", "environment", "suport-desk", code=3).stdout == ""
     bad = shared.run("get", "no kind", "x", code=2).stderr
@@ -173,6 +184,8 @@ def test_an_empty_list_is_done(shared: Shell) -> None:
     done = shared.run("list", "nothing_here")
     assert (done.stdout, done.stderr) == ("", "there are no resources of kind nothing_here\n")
     assert shared.run("list", "agnet").stderr == "there are no resources of kind agnet; did you mean agent?\n"
+    below = shared.run("list", "nothing_here", "--prefix", "x")
+    assert below.stderr == 'there are no resources of kind nothing_here whose ids start with "x"\n'
     assert json.loads(shared.run("list", "nothing_here", "-o", "json").stdout) == {"items": []}
     assert shared.run("list", "nothing_here", "-o", "jsonl").stdout == ""
 
@@ -246,6 +259,15 @@ def test_a_save_that_can_not_be_made_says_why(shared: Shell, arguments: list[str
     """Nothing is written, and nothing raw reaches the terminal."""
     done = shared.run(*arguments, stdin=b"x", code=code)
     assert done.stderr.startswith(line)
+
+
+def test_a_format_that_is_none_is_refused_before_anything_is_written(shared: Shell) -> None:
+    """A save, an apply and a delete that end as a usage error have changed nothing."""
+    shared.run("save", "formats", "kept", "-f", "-")
+    shared.run("save", "formats", "new", "-f", "-", "-o", "xml", code=2)
+    shared.run("delete", "formats", "kept", "-o", "xml", code=2)
+    shared.run("save", "formats", "new", "-f", "-", code=2, STIGMER_QUIET="perhaps")
+    assert shared.run("list", "formats", "-o", "name").stdout == "formats/kept\n"
 
 
 def test_a_value_beyond_the_limit_is_refused(shared: Shell, tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ def test_a_global_option_stands_before_or_after_the_verb(shell: Shell) -> None:
             {},
             r'Error: --output: "\x1b[2J" is not one of table, wide, yaml, json, jsonl or name',
         ),
+        (["list", "--data-dir", ""], {}, "Error: --data-dir: is empty; it takes a directory"),
+        (["daemon", "--data-dir", ""], {}, "Error: --data-dir: is empty; it takes a directory"),
+        (["daemon"], {"STIGMER_QUIET": "perhaps"}, 'Error: STIGMER_QUIET: "perhaps" is neither true nor false'),
         (["version"], {"STIGMER_VERBOSE": "maybe"}, 'Error: STIGMER_VERBOSE: "maybe" is neither true nor false'),
         (
             ["daemon", "--value-max", "big"],
@@ -85,6 +88,8 @@ def test_a_wrong_value_is_a_usage_error_that_names_its_origin(
     [
         (b"backend: [unclosed", "line 1: not YAML"),
         (b"\xff\xfe", "cannot be read"),
+        (b"backend: {local: {endpoint: [a]}}", "backend.local.endpoint): is not a text"),
+        (b"backend: {local: {endpoint: {a: b}}}", "backend.local.endpoint): is not a text"),
         (b"backend:\n  local:\n    endpoint: over there\n", 'backend.local.endpoint): "over there" is not an address'),
     ],
 )
@@ -110,6 +115,11 @@ def test_a_configuration_file_is_read_only_where_it_decides(shell: Shell) -> Non
         (["lst"], 'Error: stigmer has no command "lst"', "Hint: did you mean stigmer list?"),
         (["zzz"], 'Error: stigmer has no command "zzz"', "Hint: stigmer --help"),
         (["daemon", "stpo"], 'Error: stigmer daemon has no command "stpo"', "Hint: did you mean stigmer daemon stop?"),
+        (
+            ["daemon", "start"],
+            'Error: stigmer daemon has no command "start"',
+            "Hint: did you mean stigmer daemon --detach?",
+        ),
         (["get"], "Error: Missing argument 'KIND [REF...]'", "Hint: stigmer get --help"),
         (["get", "agent", "--nope"], "Error: No such option '--nope'", "Hint: stigmer get --help"),
         (["apply"], "Error: Missing option '-f' / '--file'", "Hint: stigmer apply --help"),
@@ -124,6 +134,11 @@ def test_a_configuration_file_is_read_only_where_it_decides(shell: Shell) -> Non
             ["get", "agent", "--raw"],
             "Error: --raw writes the value of one resource: name one",
             "Hint: stigmer get --help",
+        ),
+        (
+            ["completion"],
+            "Error: Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish",
+            "Hint: stigmer completion --help",
         ),
         (["list", "--limit", "3"], "Error: --prefix and --limit need a KIND", "Hint: stigmer list --help"),
         (
@@ -182,7 +197,7 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=shell.environ, check=True)
     imported = set(done.stdout.splitlines()[-1].split())
-    assert not imported & {"grpc", "google.protobuf", "ruamel.yaml", "rich", "asyncio", "lmdb", "uvloop"}
+    assert not imported & {"grpc", "google.protobuf", "msgspec", "ruamel.yaml", "rich", "asyncio", "lmdb", "uvloop"}
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])

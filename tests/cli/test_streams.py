@@ -9,6 +9,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from cli.support import Daemon, Shell
 
 
@@ -53,7 +55,12 @@ def test_tail_starts_where_it_is_told_and_filters(shell: Shell, daemon: Daemon) 
     assert shell.run("tail", "--no-follow", "--from", "now").stdout == ""
     assert shell.run("tail", "--no-follow", "--from", "7").stdout == ""
     done = shell.run("tail", "--from", "8", code=2)
-    assert done.stderr == "Error: --from: 8 is beyond the end of the log, which is at revision 6\n"
+    assert done.stderr.splitlines() == [
+        "Error: --from: 8 is beyond the end of the log, which is at revision 6",
+        "Hint: for what comes: stigmer tail --from now",
+    ]
+    misspelt = shell.run("tail", "--no-follow", "--kind", "agnt")
+    assert misspelt.stderr == '"agnt" is no kind of the platform; did you mean agent?\n'
 
 
 def test_tail_follows_and_ctrl_c_says_how_to_resume(shell: Shell, daemon: Daemon) -> None:
@@ -116,6 +123,30 @@ def test_an_encoding_that_lacks_a_character_is_no_error(shell: Shell, daemon: Da
     """It is shown by its escape."""
     save(shell, "note", "grün")
     assert shell.run("list", "note", "-o", "name", PYTHONIOENCODING="ascii").stdout == "note/gr\\xfcn\n"
+
+
+def test_data_for_programs_is_utf_8_in_every_locale(shell: Shell, daemon: Daemon) -> None:
+    """An escape that is not JSON's would be other data, or none."""
+    save(shell, "note", "grün")
+    latin = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert json.loads(shell.run("get", "note", "-o", "json", **latin).stdout)["items"][0]["id"] == "grün"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("list note >&-", 0), ("list note <&- >&- 2>&-", 0), ("get note none >&-", 3), ("list none 2>&-", 0)],
+)
+def test_a_closed_standard_stream_is_no_error(shell: Shell, daemon: Daemon, arguments: str, code: int) -> None:
+    """What would go there goes nowhere, and nothing else is taken for it."""
+    save(shell, "note", "first")
+    command = [*shell.command(), arguments]
+    done = subprocess.run(
+        ["sh", "-c", " ".join(command)], capture_output=True, env=shell.environ, cwd=shell.home, timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout == b""
+    assert b"Traceback" not in done.stderr
+    assert b"bug" not in done.stderr
 
 
 def on_terminal(shell: Shell, *arguments: str, **environ: str) -> str:

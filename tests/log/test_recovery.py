@@ -271,9 +271,12 @@ def test_payload_that_holds_another_segment_is_not_taken_for_frames(directory: P
     assert other.count(fmt.FRAME_MAGIC) > 30
     log = open_log(directory)
     acked = append_groups(log, [[(b"acked", 1)]])
-    append_groups(log, [[(b"to be torn", 1), (other, 1)]], sync_last=False)
+    # So that the other segment's frames come to lie at their own offsets, and only the salt tells them apart.
+    begin = log.size + fmt.FRAME_HEADER_SIZE + len(b"to be torn") + fmt.FRAME_HEADER_SIZE
+    append_groups(log, [[(b"to be torn", 1), (other[begin:], 1)]], sync_last=False)
     log.abandon()
     segment = segment_files(directory)[0]
+    assert segment.read_bytes()[begin:4096] == other[begin:4096]
     flip_bit(segment, frames_in(segment)[1][0] * 8 + 100)
     assert reopen_and_read(directory, watermark_of(directory, 1)) == acked
 

@@ -208,6 +208,26 @@ def test_what_is_wrong_in_a_spec_is_named(line: str, problem: str) -> None:
     assert problem in found
 
 
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (f"{AGENT}  descriptoin: x\n", "stigmer explain agent.spec"),
+        (
+            f"{AGENT}  mcp_servers: [{{name: a, http: {{url: [y]}}}}]\n",
+            "stigmer explain agent.spec.mcp_servers.http.url",
+        ),
+        (f"{AGENT}  env_spec: {{data: {{A: {{value: [y]}}}}}}\n", "stigmer explain agent.spec.env_spec.data"),
+        ("items: [{kind: Agent, metadata: {nme: x}}]", "stigmer explain agent.metadata"),
+        ("kind: Agnet", "stigmer kinds"),
+    ],
+)
+def test_the_hint_is_the_command_that_explains_the_place(text: str, command: str) -> None:
+    """It can be typed as it is."""
+    with pytest.raises(ManifestError) as caught:
+        manifests.parse(text, "m.yaml")
+    assert caught.value.hint == f"see what there is: {command}"
+
+
 BAD_TEXT = [
     ("a: b: c", "m.yaml:1: not YAML: mapping values are not allowed here"),
     ("a:\n\tb: c", "m.yaml:2: not YAML: a tab where none can be; YAML is indented with spaces"),

@@ -10,6 +10,7 @@ import click
 
 from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, pass_invocation
+from stigmer.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from stigmer.resources.operations import Applied, Planned
@@ -37,6 +38,9 @@ def apply_command(invocation: Invocation, files: tuple[str, ...], dry_run: bool)
     from stigmer.resources import manifests, operations
 
     wanted = manifests.load(files, sys.stdin.buffer.read)
+    if not wanted:
+        # Often a generator that failed in front of the pipe: success would hide it.
+        raise InvalidArgument("--file", "there is no manifest in what was given; nothing was applied")
     done: list[Applied] | list[Planned]
     with backend.daemon(invocation) as store:
         if dry_run:
@@ -44,8 +48,6 @@ def apply_command(invocation: Invocation, files: tuple[str, ...], dry_run: bool)
         else:
             done = operations.apply(store, wanted, time.time_ns())
     _write(invocation, done, dry_run)
-    if not done:
-        invocation.say("there is no manifest in what was given; nothing to do")
 
 
 def _write(invocation: Invocation, done: list[Applied] | list[Planned], dry_run: bool) -> None:

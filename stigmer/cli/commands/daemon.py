@@ -57,6 +57,7 @@ def daemon_command(
     if context.invoked_subcommand is not None:
         return
     invocation = context.ensure_object(Invocation)
+    invocation.check_printing()
     options = _store_options(durability, sync_interval, segment_bytes, value_max)
     if detach:
         _detach(invocation, listen, options)
@@ -197,8 +198,12 @@ def _only_address(invocation: Invocation) -> bool:
 def _status(invocation: Invocation) -> Status | None:
     """Ask the daemon that is meant; None where none runs."""
     from stigmer.cli import backend
+    from stigmer.daemon.info import check_access
 
-    address = None if _only_address(invocation) else backend.address_of_owner(invocation.data_dir)
+    address = None
+    if not _only_address(invocation):
+        check_access(invocation.data_dir)
+        address = backend.address_of_owner(invocation.data_dir)
     if address is None and (invocation.addr_was_chosen or not invocation.data_dir_was_chosen):
         address = invocation.addr
     if address is None or not backend.answers(address):

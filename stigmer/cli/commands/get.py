@@ -44,14 +44,15 @@ def get_command(invocation: Invocation, arguments: tuple[str, ...], raw: bool) -
         if not references:
             _write_list(invocation, store, kind, "", None)
             return
-        found = (find(store, reference) for reference in references)
+        # All of them before the first is printed: one that is missing must not leave half an answer.
+        found = [find(store, reference) for reference in references]
         if raw:
             sys.stdout.flush()
-            sys.stdout.buffer.write(next(found).value)
+            sys.stdout.buffer.write(found[0].value)
             sys.stdout.buffer.flush()
             return
         output = invocation.output if invocation.output_was_chosen else "yaml"
-        _write(invocation, found, output, alone=len(references) == 1)
+        _write(invocation, iter(found), output, alone=len(references) == 1)
 
 
 @click.command("list", cls=Command)
@@ -99,18 +100,18 @@ def _write_counts(invocation: Invocation, counts: dict[str, int]) -> None:
 
 
 def _write_list(invocation: Invocation, store: AnyStore, kind: str, prefix: str, limit: int | None) -> None:
-    _write(invocation, _all_of(store, kind, prefix, limit), invocation.output, alone=False, kind=kind)
+    found = _all_of(store, kind, prefix, limit)
+    _write(invocation, found, invocation.output, alone=False, none=_none_of(kind, prefix))
 
 
-def _did_you_mean(kind: str) -> str:
-    """Give a known kind that is nearly spelt so: the store takes any kind, so a misspelt one is no error."""
-    import difflib
-
+def _none_of(kind: str, prefix: str) -> str:
+    """Say that a list is empty; the store takes any kind, so a misspelt one is no error."""
+    from stigmer.cli.units import visible
     from stigmer.resources import kinds
 
-    known = [name for one in kinds.all_kinds() for name in (one.name, one.plural)]
-    near = [] if kind in known else difflib.get_close_matches(kind, known, 1, 0.8)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = kinds.near(kind)
+    below = f' whose ids start with "{visible(prefix)}"' if prefix else ""
+    return f"there are no resources of kind {kind}{below}" + (f"; did you mean {near}?" if near else "")
 
 
 def _all_of(store: AnyStore, kind: str, prefix: str, limit: int | None) -> Iterator[Resource]:
@@ -126,7 +127,7 @@ def _all_of(store: AnyStore, kind: str, prefix: str, limit: int | None) -> Itera
             return
 
 
-def _write(invocation: Invocation, resources: Iterator[Resource], output: str, *, alone: bool, kind: str = "") -> None:
+def _write(invocation: Invocation, resources: Iterator[Resource], output: str, *, alone: bool, none: str = "") -> None:
     from stigmer.cli.output import table, write_record, write_records
     from stigmer.cli.shown import HEADERS, HEADERS_WIDE, record_of, row_of, yaml_of
     from stigmer.cli.units import visible
@@ -142,7 +143,7 @@ def _write(invocation: Invocation, resources: Iterator[Resource], output: str, *
             if rows:
                 table(HEADERS_WIDE if wide else HEADERS, rows)
             else:
-                invocation.say(f"there are no resources of kind {kind}{_did_you_mean(kind)}")
+                invocation.say(none)
         case "yaml":
             for index, resource in enumerate(resources):
                 sys.stdout.write("---\n" if index else "")

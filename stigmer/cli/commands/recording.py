@@ -37,7 +37,7 @@ def import_traffic(invocation: Invocation, files: tuple[str, ...], execution_id:
     if execution_id is not None:
         names.check_id(execution_id, "--as")
     # All of it is read once before anything is written: for the bar, and so that a broken file changes nothing.
-    totals = [sum(1 for _message in recordings.frames(file)) for file in files]
+    totals = [recordings.check(file, named=execution_id is not None) for file in files]
     with backend.daemon(invocation) as store:
         for file, total in zip(files, totals, strict=True):
             _play(invocation, store, file, total, execution_id)
@@ -47,7 +47,7 @@ def _play(invocation: Invocation, store: Client, file: str, total: int, executio
     from stigmer.cli import recordings
     from stigmer.cli.output import write_record
     from stigmer.cli.progress import progress
-    from stigmer.cli.units import size, visible
+    from stigmer.cli.units import counted, size, visible
 
     started = time.monotonic()
     sent_bytes = revision = 0
@@ -73,6 +73,6 @@ def _play(invocation: Invocation, store: Client, file: str, total: int, executio
     elif not invocation.quiet:
         rate = f"{total / seconds:,.0f} updates/s, {size(int(sent_bytes / seconds))}/s"
         print(
-            f"{KIND}/{visible(id)} {total} updates, {size(sent_bytes)}, "
+            f"{KIND}/{visible(id)} {counted(total, 'update')}, {size(sent_bytes)}, "
             f"in {seconds:.1f} s ({rate}; revision {revision})"
         )

@@ -55,6 +55,7 @@ def tail_command(
     One line for each event. Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how
     to resume.
     """
+    from stigmer import names
     from stigmer.cli import backend
     from stigmer.errors import InvalidArgument
     from stigmer.resources import kinds as known_kinds
@@ -62,11 +63,18 @@ def tail_command(
     # Reading to the end needs no daemon; waiting for more does.
     source = backend.reader if no_follow else backend.daemon
     stored_kinds = [known_kinds.store_name(kind) for kind in kinds] or None
+    for kind in kinds:
+        if near := known_kinds.near(kind):
+            invocation.say(f"{names.shown(kind)} is no kind of the platform; did you mean {near}?")
     with source(invocation) as store:
         last = store.status().revision
         after = last if start is None else start - 1
         if after > last:
-            raise InvalidArgument("--from", f"{start} is beyond the end of the log, which is at revision {last}")
+            raise InvalidArgument(
+                "--from",
+                f"{start} is beyond the end of the log, which is at revision {last}",
+                hint="for what comes: stigmer tail --from now",
+            )
         printer = _Printer(invocation, values)
         next_revision = after + 1
         try:

@@ -1,0 +1,60 @@
+"""Commits to fold, and what views hold afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from stigmer.pb import log_pb2
+from stigmer.views.projector import Projector
+from stigmer.views.view import Databases, FoldCommit, Transaction, fold_commit
+
+MAP_BYTES = 1 << 20
+START_NS = 1_767_225_600_000_000_000
+
+Change = tuple[str, str, bytes | None]
+"""Kind, id, and the value; None to delete."""
+
+
+def fold_commits(commits: Sequence[tuple[list[Change], str]], after: int = 0) -> list[FoldCommit]:
+    """Make commits ready to be folded, each a list of changes and a request id, behind a revision."""
+    made = []
+    for changes, request_id in commits:
+        events = [
+            log_pb2.Event(op=1, kind=kind, id=id, value=value)
+            if value is not None
+            else log_pb2.Event(op=2, kind=kind, id=id)
+            for kind, id, value in changes
+        ]
+        commit = log_pb2.Commit(events=events, request_id=request_id)
+        made.append(fold_commit(commit, after + 1, START_NS + after))
+        after += len(events)
+    return made
+
+
+def random_commits(seed: int, commits: int) -> list[tuple[list[Change], str]]:
+    """Make commits that save and delete a few resources over and over; nothing is deleted that is not there."""
+    source = random.Random(seed)
+    there: set[tuple[str, str]] = set()
+    made = []
+    for _ in range(commits):
+        changes: list[Change] = []
+        for _ in range(source.randint(1, 4)):
+            key = (source.choice(["note", "task", "x"]), source.choice("abcdef"))
+            if key in there and source.random() < 0.4:
+                there.discard(key)
+                changes.append((*key, None))
+            else:
+                there.add(key)
+                changes.append((*key, source.randbytes(source.choice([0, 1, 30, 200]))))
+        made.append((changes, source.choice(["", "", f"r{source.randint(0, 12)}"])))
+    return made
+
+
+def rows(projector: Projector) -> dict[str, list[tuple[bytes, bytes]]]:
+    """Every row of every database of an environment."""
+
+    def work(transaction: Transaction, databases: Databases) -> dict[str, list[tuple[bytes, bytes]]]:
+        return {name: list(transaction.cursor(db=database)) for name, database in databases.items()}
+
+    return projector.environment.read(work)
