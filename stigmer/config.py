@@ -33,7 +33,7 @@ SEGMENT_BYTES_MIN = 4 * KIB
 VALUE_BYTES_DEFAULT = 16 * MIB
 """The largest value of one resource."""
 COMMIT_BYTES_MAX = 64 * MIB
-"""The largest commit, as a serialized message; also the largest message the daemon receives."""
+"""The largest commit, as a serialized message."""
 COMMIT_EVENTS_MAX = 100_000
 
 GROUP_BYTES_MAX = 16 * MIB
@@ -50,8 +50,20 @@ MAP_BYTES_DEFAULT = 16 * GIB if sys.maxsize > 2**32 else 1 * GIB
 REQUEST_IDS_KEPT = 262_144
 """The store remembers the request ids of this many commits, the last ones."""
 
+WRITE_BYTES_MAX = 8 * MIB
+"""The daemon stops reading a stream of commits while more than this much of it is unanswered."""
+WRITE_MESSAGE_BYTES = 256 * KIB
+"""A client puts commits into one message of such a stream until it has this much."""
+WRITE_CALL_BYTES = 4 * MIB
+"""The blocking client sends about this much of a `save_many` in one such stream, under one deadline."""
+COMMIT_OVERHEAD_BYTES = 512
+"""What an unanswered commit counts for beside its bytes, so that many small ones are bounded, too."""
+
 PAGE_BYTES_MAX = 1 * MIB
-"""A page of a List and a batch of a Tail hold about this much; existing clients receive at most 4 MiB."""
+"""A page of a List, a batch of a Tail and an answer to GetMany hold about this much; existing clients receive at most
+4 MiB."""
+GET_KEYS_MAX = 1_000
+"""GetMany answers this many keys at a time; a client asks for no more."""
 TAILS_MAX = 1_000
 """Tails that one daemon serves at a time."""
 

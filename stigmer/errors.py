@@ -5,7 +5,7 @@ module may import it. Each class stands for one situation and carries its facts 
 
 There are two groups. After any error but the `OutcomeUnknown` ones and `StorageFailed`, *nothing was written*.
 After one of those, the write may or may not have happened: retry it with the same request id, which applies
-it at most once.
+it at most once. `BatchFailed` is about many writes and has an error of either group for each that failed.
 
 `hint` is the next thing to do, in words a person can act on; the command line prints it below the message.
 """
@@ -94,6 +94,31 @@ class DiskFull(ResourceExhausted):
     def __init__(self, path: str) -> None:
         super().__init__(f"disk full: {path}", hint="free some space; writes resume by themselves")
         self.path = path
+
+
+class BatchFailed(StigmerError):
+    """Some of many commits failed; the others stand.
+
+    `failures` has their errors by their places, counted from 0; an `OutcomeUnknown` among them has the request id to
+    retry with. `revisions` has the revision of each commit, and None in those places; where they are too many to
+    keep, as behind a `writer`, it is None itself, and `failures` has the first of `failure_count`.
+    """
+
+    def __init__(
+        self,
+        failures: dict[int, StigmerError],
+        count: int,
+        revisions: list[int | None] | None = None,
+        failure_count: int | None = None,
+    ) -> None:
+        place, first = next(iter(failures.items()))
+        self.failure_count = len(failures) if failure_count is None else failure_count
+        super().__init__(
+            f"{self.failure_count} of {count} commits failed; the first, number {place}: {first.message}",
+            hint=first.hint,
+        )
+        self.failures = failures
+        self.revisions = revisions
 
 
 # --- the daemon is not there, or did not answer --------------------------------------------------------

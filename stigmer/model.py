@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import builtins
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NewType
 
 import msgspec
+
+from stigmer.errors import BatchFailed, StigmerError
 
 Revision = NewType("Revision", int)
 """The number of an event: 1, 2, 3, ... over the whole store."""
@@ -97,6 +99,15 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     first_revision: Revision
     last_revision: Revision
+
+
+def revisions_of(results: Sequence[Committed | StigmerError | None]) -> list[Revision]:
+    """Give the last revision of each of many commits, or raise `BatchFailed` where some failed."""
+    failures = {place: result for place, result in enumerate(results) if isinstance(result, StigmerError)}
+    if failures:
+        revisions = [result.last_revision if isinstance(result, Committed) else None for result in results]
+        raise BatchFailed(failures, len(results), list(revisions)) from next(iter(failures.values()))
+    return [result.last_revision for result in results if isinstance(result, Committed)]
 
 
 class Page(msgspec.Struct, frozen=True):

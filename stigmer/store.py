@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ from stigmer.model import (
     Save,
     SegmentInfo,
     Status,
+    revisions_of,
 )
 from stigmer.pb import log_pb2
 from stigmer.rebuild import Rebuild
@@ -149,20 +150,44 @@ class Store:
 
     def commit(self, changes: Sequence[Save | Delete], request_id: str | None = None) -> Committed:
         """Make changes as one atomic commit: all or, with an error, none."""
+        done = threading.Lock()
+        done.acquire()
+        ticket = self._queue(changes, request_id, _release, done)
+        done.acquire()
+        answer = ticket.answer
+        if isinstance(answer, StigmerError):
+            raise answer
+        return answer
+
+    def save_many(self, changes: Iterable[Save | Delete]) -> builtins.list[Revision]:
+        """Make each change as a commit of its own, in their order; give their revisions, once all are durable.
+
+        Much quicker than one call after another. Each has its own precondition and its own error: where some fail the
+        others stand, and `BatchFailed` says which is which.
+        """
+        answers: list[Committed | StigmerError | None] = []
+        answered = threading.Semaphore(0)
+        for place, change in enumerate(changes):
+            answers.append(None)
+            try:
+                self._queue([change], None, _note, (answers, place, answered))
+            except StigmerError as error:
+                answers[place] = error
+                answered.release()
+        for _ in answers:
+            answered.acquire()
+        return revisions_of(answers)
+
+    def _queue(self, changes: Sequence[Save | Delete], request_id: str | None, sink: Sink, context: Any) -> Ticket:
+        """Queue changes as one commit, waiting while the queue is full."""
         commit = codec.commit_of(changes, request_id)
         payload = commit.SerializeToString()
         self._check_sizes(commit, payload)
-        done = threading.Lock()
-        done.acquire()
         conditional = any(isinstance(change, Delete) or change.expected_revision is not None for change in changes)
-        ticket = Ticket(payload, commit, conditional, _release, done)
+        ticket = Ticket(payload, commit, conditional, sink, context)
         self._check_process()
         self._writer.submit(ticket, wait=True)
-        done.acquire()
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.committed is not None
-        return ticket.committed
+        return ticket
 
     def submit(self, payload: bytes, sink: Sink, context: Any = None) -> None:
         """Queue a serialized `Commit`; those very bytes go into the log. Never waits.
@@ -171,11 +196,16 @@ class Store:
         with all others of its group. Raises what is wrong with the commit itself, and `ResourceExhausted` where too
         much is queued.
         """
+        _check_commit_bytes(len(payload))
         commit = codec.decode_commit(payload)
         conditional = self._check_commit(commit)
         self._check_sizes(commit, payload)
         self._check_process()
         self._writer.submit(Ticket(payload, commit, conditional, sink, context), wait=False)
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once, from whatever thread, when what `submit` refused for a full queue may be tried again."""
+        self._writer.when_room(callback)
 
     def _check_commit(self, commit: log_pb2.Commit) -> bool:
         """Raise unless a commit that was made elsewhere could have been made here; say whether it is conditional."""
@@ -202,13 +232,7 @@ class Store:
         return conditional
 
     def _check_sizes(self, commit: log_pb2.Commit, payload: bytes) -> None:
-        if len(payload) > config.COMMIT_BYTES_MAX:
-            raise ResourceExhausted(
-                f"the commit has {len(payload)} bytes; COMMIT_BYTES_MAX is {config.COMMIT_BYTES_MAX}",
-                limit="COMMIT_BYTES_MAX",
-                limit_value=config.COMMIT_BYTES_MAX,
-                hint="make several smaller commits",
-            )
+        _check_commit_bytes(len(payload))
         if len(commit.events) > config.COMMIT_EVENTS_MAX:
             raise ResourceExhausted(
                 f"the commit has {len(commit.events)} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
@@ -250,6 +274,48 @@ class Store:
             except CorruptView as error:
                 self._rebuild.in_background(error)
                 raise
+
+    def get_many(self, keys: Iterable[tuple[str, str]]) -> builtins.list[Resource | None]:
+        """Give the resources under many (kind, id), all as of one moment; None where there is none."""
+        found: list[Resource | None] = []
+        for row in self.get_rows(list(keys), sys.maxsize):
+            if isinstance(row, NotFound):
+                found.append(None)
+            elif isinstance(row, StigmerError):
+                raise row
+            else:
+                found.append(codec.resource_of(row))
+        return found
+
+    def get_rows(self, keys: Sequence[tuple[str, str]], bytes_max: int) -> builtins.list[bytes | StigmerError]:
+        """Give serialized resources, or what `get_row` would raise, for the first of many (kind, id).
+
+        For as many as have `bytes_max` bytes, one more at the most, and as of one moment.
+        """
+        rows: list[bytes | StigmerError] = []
+
+        def work(transaction: Transaction, databases: Databases) -> None:
+            database = databases[snapshot.DATABASE]
+            taken = 0
+            for kind, id in keys:
+                if taken >= bytes_max:
+                    return
+                try:
+                    names.check(kind, id)
+                    key = key_of(kind, id)
+                    row = transaction.get(key, db=database)
+                    if row is None:
+                        raise NotFound(kind, id)
+                    rows.append(snapshot.verified(key, row))
+                    taken += len(row)
+                except StigmerError as error:
+                    rows.append(error)
+
+        self._read(work)
+        for row in rows:
+            if isinstance(row, CorruptView):
+                self._rebuild.in_background(row)
+        return rows
 
     def list(self, kind: str, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
         """Give the resources of a kind whose ids start with `prefix`, in the order of their ids.
@@ -514,6 +580,23 @@ class Store:
 def _release(tickets: list[Ticket]) -> None:
     for ticket in tickets:
         ticket.context.release()
+
+
+def _note(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        answers, place, answered = ticket.context
+        answers[place] = ticket.answer
+        answered.release()
+
+
+def _check_commit_bytes(size: int) -> None:
+    if size > config.COMMIT_BYTES_MAX:
+        raise ResourceExhausted(
+            f"the commit has {size} bytes; COMMIT_BYTES_MAX is {config.COMMIT_BYTES_MAX}",
+            limit="COMMIT_BYTES_MAX",
+            limit_value=config.COMMIT_BYTES_MAX,
+            hint="make several smaller commits",
+        )
 
 
 def _prepare_directory(directory: str, create: bool) -> None:

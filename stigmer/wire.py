@@ -28,6 +28,9 @@ ERROR_DETAIL_KEY = "stigmer-error-bin"
 STORE_ID_KEY = "stigmer-store-id"
 """The initial metadata of a tail: which store answers. Revisions of another one mean nothing to the follower."""
 
+REQUEST_BYTES_MAX = config.COMMIT_BYTES_MAX + 64 * config.KIB
+"""The largest message the daemon receives: the largest commit, in its envelope."""
+
 ANSWER_BYTES_MAX = config.COMMIT_BYTES_MAX + 4 * config.MIB
 """The largest message a client receives: the largest commit, in its envelope."""
 
@@ -82,20 +85,29 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def detail_of(error: StigmerError) -> bytes:
-    """Serialize an error's facts as an `ErrorDetail`."""
+def detail_message(error: StigmerError) -> store_pb2.ErrorDetail:
+    """Give an error's facts as an `ErrorDetail`."""
     cls = _class_of(error)
     detail = store_pb2.ErrorDetail(name=cls.__name__, message=_text(error.message), hint=_text(error.hint or ""))
     for entry in _TABLE[cls].attributes:
         attribute, _, field = entry.partition(":")
         value = getattr(error, attribute)
         setattr(detail, field or attribute, _text(value) if isinstance(value, str) else value)
-    return detail.SerializeToString()
+    return detail
+
+
+def detail_of(error: StigmerError) -> bytes:
+    """Serialize an error's facts as an `ErrorDetail`."""
+    return detail_message(error).SerializeToString()
 
 
 def error_of(detail_bytes: bytes) -> StigmerError:
-    """Make the exception again that `detail_of` serialized; a class that is not known here is a `StigmerError`."""
-    detail = store_pb2.ErrorDetail.FromString(detail_bytes)
+    """Make the exception again that `detail_of` serialized."""
+    return error_from(store_pb2.ErrorDetail.FromString(detail_bytes))
+
+
+def error_from(detail: store_pb2.ErrorDetail) -> StigmerError:
+    """Make the exception again that an `ErrorDetail` tells of; a class that is not known here is a `StigmerError`."""
     cls = _CLASSES.get(detail.name, StigmerError)
     # The message was put together where the error was raised, so the class's own constructor is left out.
     error = cls.__new__(cls)
@@ -120,6 +132,8 @@ class Method(NamedTuple):
     response: type[Message]
     streams: bool
     """The answer is a stream."""
+    takes_stream: bool
+    """The request is a stream."""
 
 
 def _service(name: str) -> descriptor.ServiceDescriptor:
@@ -141,6 +155,7 @@ def methods(service: str) -> Mapping[str, Method]:
             message_factory.GetMessageClass(method.input_type),
             message_factory.GetMessageClass(method.output_type),
             method.server_streaming,
+            method.client_streaming,
         )
         for method in found.methods
     }
@@ -152,6 +167,18 @@ def parsed(cls: type[_M], request: bytes) -> _M:
         return cls.FromString(request)
     except DecodeError as error:
         raise InvalidArgument("request", f"is not a serialized {cls.DESCRIPTOR.full_name} ({error})") from error
+
+
+def varint(number: int) -> bytes:
+    """Write an unsigned integer as protobuf does (https://protobuf.dev/programming-guides/encoding/#varints)."""
+    if number < 0x80:
+        return bytes((number,))
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 # --- addresses -------------------------------------------------------------------------------------------

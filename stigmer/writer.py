@@ -44,8 +44,6 @@ _logger = logging.getLogger("stigmer")
 
 _DELETE = log_pb2.Event.OP_DELETE
 _SLOW_SYNC_SECONDS = 1.0
-# What a waiting commit costs beside its payload: the parsed message and the ticket.
-_TICKET_BYTES = 512
 
 
 class Ticket:
@@ -65,6 +63,14 @@ class Ticket:
         self.context = context
         self.committed: Committed | None = None
         self.error: StigmerError | None = None
+
+    @property
+    def answer(self) -> Committed | StigmerError:
+        """The answer, once it is there."""
+        if self.error is not None:
+            return self.error
+        assert self.committed is not None
+        return self.committed
 
 
 Sink = Callable[[list[Ticket]], None]
@@ -89,6 +95,7 @@ class Writer:
         self._queue: deque[Ticket] = deque()
         self._queue_bytes = 0
         self._work: deque[_Work] = deque()
+        self._when_room: list[Callable[[], None]] = []
         self._closing = False
         self.failure: StigmerError | None = None
         # The writer's own; replaced by `use`. Readers look at `environment` and find one or the other.
@@ -112,7 +119,7 @@ class Writer:
 
     def submit(self, ticket: Ticket, *, wait: bool) -> None:
         """Queue a commit. Where the queue is full, wait, or raise `ResourceExhausted`."""
-        size = len(ticket.payload) + _TICKET_BYTES
+        size = len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
         with self._lock:
             while self._queue_bytes and self._queue_bytes + size > config.QUEUE_BYTES_MAX:
                 if not wait:
@@ -131,6 +138,17 @@ class Writer:
                 self._not_empty.notify_all()
             self._queue.append(ticket)
             self._queue_bytes += size
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once, from whatever thread, when there is more room in the queue, or no commit is taken any more.
+
+        The callback must be quick, and try again: others may have been quicker.
+        """
+        with self._lock:
+            if self._queue and self.failure is None:
+                self._when_room.append(callback)
+                return
+        callback()
 
     def run(self, function: Callable[[], None]) -> None:
         """Run a function on the writer's thread, between two groups; wait for it and raise what it raises.
@@ -174,9 +192,11 @@ class Writer:
             self._queue.clear()
             self._work.clear()
             self._queue_bytes = 0
+            waiting = self._take_waiting()
             self._not_empty.notify_all()
             self._not_full.notify_all()
         _logger.critical("%s", error)
+        self._tell(waiting)
         for work in works:
             work.finish(error)
         self._answer(_failed(rest, error))
@@ -208,10 +228,12 @@ class Writer:
                 if work is not None:
                     work.is_taken = True
                 group = self._take_group() if work is None else []
+                waiting = self._take_waiting() if group else []
             if work is not None:
                 work.run()
                 self._show()
                 continue
+            self._tell(waiting)
             try:
                 self._write_group(group)
             except StigmerError as error:
@@ -230,12 +252,24 @@ class Writer:
         while self._queue and size < config.GROUP_BYTES_MAX:
             ticket = self._queue.popleft()
             size += len(ticket.payload)
-            self._queue_bytes -= len(ticket.payload) + _TICKET_BYTES
+            self._queue_bytes -= len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
             group.append(ticket)
         if not self._queue:
             self._queue_bytes = 0  # an interrupted `submit` may not have counted its commit
         self._not_full.notify_all()
         return group
+
+    def _take_waiting(self) -> list[Callable[[], None]]:
+        waiting, self._when_room = self._when_room, []
+        return waiting
+
+    def _tell(self, waiting: list[Callable[[], None]]) -> None:
+        for callback in waiting:
+            try:
+                callback()
+            except Exception:
+                # As with sinks: a bug of whoever waits, such as a loop that is closed.
+                _logger.exception("one who waits for room was not told of it")
 
     def _write_group(self, group: list[Ticket]) -> None:
         """Take a group all the way. Raises only what is final."""

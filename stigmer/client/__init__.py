@@ -1,8 +1,12 @@
 """Clients of the daemon: `sync.py` and `aio.py`, with the methods and the values of the embedded `Store`.
 
-    attempts.py   which failures are tried again, how soon, and what is raised in the end
-    requests.py   arguments checked and serialized
-    answers.py    answers decoded
+    attempts.py       which failures are tried again, how soon, and what is raised in the end
+    requests.py       arguments checked and serialized
+    answers.py        answers decoded
+    write_stream.py   what the asyncio client's callers save, on one stream
+    gets.py           what they get, in few calls
+    bulk.py           `client.writer()`
+    save_many.py      many commits of the blocking client
 
 gRPC is imported by the first `connect`.
 """

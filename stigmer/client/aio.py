@@ -7,7 +7,8 @@ that is cancelled stops waiting; a write that it made may be carried out all the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ import grpc.aio
 from stigmer import codec, config, wire
 from stigmer.client import answers, attempts, requests
 from stigmer.client.attempts import Attempts
+from stigmer.client.bulk import BulkWriter
+from stigmer.client.gets import Gets
+from stigmer.client.write_stream import WriteStream
 from stigmer.errors import Closed, OutcomeUnknown, StigmerError
 from stigmer.model import (
     Committed,
@@ -31,11 +35,15 @@ from stigmer.model import (
     Save,
     SegmentInfo,
     Status,
+    revisions_of,
 )
 from stigmer.pb import store_pb2
 
 _T = TypeVar("_T")
-Resources = list[Resource]  # inside the class, `list` is the method
+# Inside the class, `list` is the method.
+Resources = list[Resource]
+FoundResources = list[Resource | None]
+Revisions = list[Revision]
 
 
 def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
@@ -65,12 +73,18 @@ class Client:
         self._admin: dict[str, Callable[..., Any]] = {}
         self._attaching: asyncio.Task[None] | None = None
         self._store_id = ""
+        self._writes = self._make_stream(config.WRITE_BYTES_MAX)
+        self._streams = weakref.WeakSet([self._writes])
+        self._gets = Gets(self._address, timeout, self._get_alone, self._begin_many)
 
     def _methods(self, channel: grpc.aio.Channel, service: str) -> dict[str, Callable[..., Any]]:
-        return {
-            name: (channel.unary_stream if method.streams else channel.unary_unary)(method.path)
-            for name, method in wire.methods(service).items()
-        }
+        methods: dict[str, Callable[..., Any]] = {}
+        for name, method in wire.methods(service).items():
+            if method.takes_stream:
+                methods[name] = channel.stream_stream(method.path)
+            else:
+                methods[name] = (channel.unary_stream if method.streams else channel.unary_unary)(method.path)
+        return methods
 
     async def _attached(self) -> None:
         """Connect, where that has not been done; callers that come together do it once."""
@@ -122,13 +136,37 @@ class Client:
 
     async def commit(self, changes: Sequence[Save | Delete], request_id: str | None = None) -> Committed:
         """Make changes as one atomic commit."""
-        chosen = request_id or self._request_ids.next()
-        payload = requests.commit(changes, chosen)
-        return answers.committed(await self._call("commit", payload, request_id=chosen))
+        await self._attached()
+        write = await self._writes.put(changes, request_id or self._request_ids.next())
+        return await write.future
+
+    async def save_many(self, changes: Iterable[Save | Delete]) -> Revisions:
+        """Make each change as a commit of its own, in their order; give their revisions, once all are durable.
+
+        Each has its own precondition, deadline and error: where some fail the others stand, and `BatchFailed` says
+        which is which.
+        """
+        await self._attached()
+        return revisions_of(await self._writes.put_many(changes, self._request_ids))
+
+    def writer(
+        self,
+        max_bytes_in_flight: int = config.WRITE_BYTES_MAX,
+        progress: Callable[[BulkWriter], None] | None = None,
+    ) -> BulkWriter:
+        """Make a writer for very many commits; see `stigmer.client.bulk`."""
+        return BulkWriter(self._open_stream, self._request_ids, max_bytes_in_flight, progress)
 
     async def get(self, kind: str, id: str) -> Resource:
         """Give a resource; raises `NotFound` where there is none."""
-        return codec.resource_of(await self._call("get", requests.get(kind, id)))
+        await self._attached()
+        return await self._gets.get(kind, id)
+
+    async def get_many(self, keys: Iterable[tuple[str, str]]) -> FoundResources:
+        """Give the resources under many (kind, id), None where there is none; each as it was during the call."""
+        wanted = [requests.check_key(key) for key in keys]
+        await self._attached()
+        return await self._gets.get_many(wanted)
 
     async def list(self, kind: str, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
         """Give the resources of a kind in the order of their ids: all of them, or up to `limit`."""
@@ -262,6 +300,29 @@ class Client:
             call.cancel()
         raise StigmerError(f"the daemon at {self._address} ended the {name} without a report")
 
+    # --- calls that travel together ---
+
+    def _make_stream(self, bytes_max: int) -> WriteStream:
+        return WriteStream(self._address, self._timeout, bytes_max, self._begin_stream, self._commit_alone)
+
+    async def _open_stream(self, bytes_max: int) -> WriteStream:
+        await self._attached()
+        stream = self._make_stream(bytes_max)
+        self._streams.add(stream)
+        return stream
+
+    def _begin_stream(self, wait_for_ready: bool) -> Any:
+        return self._store["write"](wait_for_ready=wait_for_ready)
+
+    def _begin_many(self, request: bytes, tries: Attempts, wait_for_ready: bool) -> Any:
+        return self._store["getmany"](request, timeout=tries.seconds_left, wait_for_ready=wait_for_ready)
+
+    async def _commit_alone(self, payload: bytes, tries: Attempts) -> bytes:
+        return await self._tried(lambda: self._begin(self._store["commit"], payload, tries), tries)
+
+    async def _get_alone(self, request: bytes, tries: Attempts) -> bytes:
+        return await self._tried(lambda: self._begin(self._store["get"], request, tries), tries)
+
     # --- calls ---
 
     async def _call(self, name: str, request: bytes, *, request_id: str | None = None) -> bytes:
@@ -307,6 +368,9 @@ class Client:
     async def close(self) -> None:
         """End the connection and every call on it. Closing twice is fine."""
         self._closed.set()
+        await self._gets.close()
+        for stream in list(self._streams):
+            await stream.close()
         if self._channel is not None:
             await self._channel.close()
 

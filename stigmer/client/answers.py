@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from stigmer import wire
+from stigmer.errors import StigmerError
 from stigmer.model import Committed, FoldProgress, FoldReport, FrameInfo, Resource, Revision, SegmentInfo, Status
 from stigmer.pb import store_pb2
 
@@ -12,21 +16,52 @@ def committed(answer: bytes) -> Committed:
     return Committed(Revision(m.first_revision), Revision(m.last_revision))
 
 
+def write(answer: bytes, answered: int, event_counts: Iterable[int]) -> list[Committed | StigmerError]:
+    """Decode a `WriteResponse`: what the next commits got.
+
+    `answered` is how many had their answer before, `event_counts` the events of those that wait, in order. Raises
+    `StigmerError` where it answers other commits than the next.
+    """
+    m = store_pb2.WriteResponse.FromString(answer)
+    refusals = {refusal.number: refusal.error for refusal in m.refusals}
+    first_revisions = {first.number: first.first_revision for first in m.first_revisions}
+    found: list[Committed | StigmerError] = []
+    for number, (last, count) in enumerate(zip(m.last_revisions, event_counts, strict=False), answered + 1):
+        if last:
+            first = first_revisions.get(number, last - count + 1)
+            found.append(Committed(Revision(first), Revision(last)))
+        else:
+            found.append(wire.error_from(refusals[number]))
+    if m.answered != answered + len(found) or len(found) != len(m.last_revisions):
+        raise StigmerError(f"{m.answered} commits of a stream were answered; {answered + len(found)} had their turn")
+    return found
+
+
+def get_many(answer: bytes) -> list[Resource | StigmerError]:
+    """Decode a `GetManyResponse`."""
+    return [
+        _resource(result.resource) if result.HasField("resource") else wire.error_from(result.error)
+        for result in store_pb2.GetManyResponse.FromString(answer).results
+    ]
+
+
+def _resource(m: store_pb2.Resource) -> Resource:
+    # The revisions go in as they are: calling the NewType for each of many rows would cost as much as reading it.
+    return Resource(
+        m.kind,
+        m.id,
+        m.value,
+        m.revision,  # type: ignore[arg-type]
+        m.created_revision,  # type: ignore[arg-type]
+        m.created_at_ns,
+        m.updated_at_ns,
+    )
+
+
 def list_page(answer: bytes, resources: list[Resource]) -> str:
     """Decode one message of a List: append its resources, give the token of the next page."""
     message = store_pb2.ListResponse.FromString(answer)
-    resources.extend(
-        Resource(
-            m.kind,
-            m.id,
-            m.value,
-            Revision(m.revision),
-            Revision(m.created_revision),
-            m.created_at_ns,
-            m.updated_at_ns,
-        )
-        for m in message.resources
-    )
+    resources.extend(map(_resource, message.resources))
     return message.next_page_token
 
 

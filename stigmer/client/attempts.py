@@ -39,6 +39,8 @@ _BACKOFF_SECONDS_MAX = 1.0
 
 _TOO_LARGE = re.compile(r"larger than max \(([0-9]+) vs\. ([0-9]+)\)")
 _NOBODY_THERE = ("failed to connect", "connection refused", "dns resolution", "no such file", "address lookup failed")
+_LOST_WHILE_SENDING = "Internal error from Core"
+"""What grpc.aio says, under INTERNAL, where a stream is lost while a message is being sent on it."""
 
 
 def target_of(address: Address) -> str:
@@ -54,28 +56,49 @@ def _detail_of(error: grpc.RpcError) -> StigmerError | None:
     return None
 
 
+def _is_lost(error: grpc.RpcError) -> bool:
+    code = error.code()
+    if code is grpc.StatusCode.INTERNAL:
+        return error.details() == _LOST_WHILE_SENDING
+    return code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 def is_passing(error: grpc.RpcError) -> bool:
     """Say whether a failure may be gone the next time: the daemon was not there, or went away."""
-    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    if not _is_lost(error):
         return False
     # A failed storage stays failed, and the daemon with it, until a person has looked at it.
     return not isinstance(_detail_of(error), errors.StorageFailed)
 
 
+def is_unimplemented(error: BaseException | None) -> bool:
+    """Say whether a daemon of an older version does not know the method."""
+    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def typed(error: grpc.RpcError, address: Address, request_id: str | None = None) -> StigmerError:
     """Make the exception that tells a caller of ours about a failure."""
     found = _detail_of(error) or _from_status(error, address)
-    if isinstance(found, errors.OutcomeUnknown):
-        found.request_id = request_id
-        if found.hint is None and request_id is not None:
-            found.hint = f"it may have been applied or not: the same write with request_id={request_id!r} applies once"
-    return found
+    return _with_request_id(found, request_id)
+
+
+def _with_request_id(error: StigmerError, request_id: str | None) -> StigmerError:
+    if isinstance(error, errors.OutcomeUnknown):
+        error.request_id = request_id
+        if error.hint is None and request_id is not None:
+            error.hint = retry_hint(request_id)
+    return error
+
+
+def retry_hint(request_id: str) -> str:
+    """Say what to do about a write whose outcome is unknown."""
+    return f"it may have been applied or not: the same write with request_id={request_id!r} applies once"
 
 
 def _from_status(error: grpc.RpcError, address: Address) -> StigmerError:
     """Make an exception of a status that did not come from our services but from gRPC."""
     code, details = error.code(), error.details() or ""
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    if _is_lost(error):
         if any(words in details.lower() for words in _NOBODY_THERE):
             return Unavailable(
                 f"no daemon at {address}", hint="start one with `stigmer daemon --detach`, or set STIGMER_ADDR"
@@ -100,6 +123,16 @@ def _from_status(error: grpc.RpcError, address: Address) -> StigmerError:
     return StigmerError(f"the daemon at {address} failed: {details}")
 
 
+def of_request(error: StigmerError, request_id: str) -> StigmerError:
+    """Make the error of one commit out of that of the stream on which it was sent."""
+    if isinstance(error, errors.Closed):
+        message = "the client was closed before the answer came"
+        return errors.OutcomeUnknown(message, request_id=request_id, hint=retry_hint(request_id))
+    if isinstance(error, errors.OutcomeUnknown):
+        return type(error)(error.message, request_id=request_id, hint=retry_hint(request_id))
+    return error
+
+
 class Attempts:
     """The attempts of one call: how long is left, and what to do about a failure."""
 
@@ -113,7 +146,8 @@ class Attempts:
         self._can_wait = can_wait
         self._request_id = request_id
         self._count = 0
-        self._last_passing: grpc.RpcError | None = None
+        self.last_passing: grpc.RpcError | None = None
+        """The last failure after which the call was tried again."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -128,23 +162,35 @@ class Attempts:
     def failed(self, error: grpc.RpcError) -> float:
         """Take note of a failure: give the seconds to wait before the next attempt, or raise what it means."""
         if is_passing(error) and self._can_wait:
-            self._last_passing = error
+            self.last_passing = error
             delay = backoff_seconds(self._count)
             self._count += 1
             left = self.seconds_left
             if left is None or delay < left:
                 return delay
-        elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self._last_passing is not None:
+        elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self.last_passing is not None:
             pass  # it passed while waiting for the daemon to come back: that it is gone says more
         else:
-            raise typed(error, self._address, self._request_id) from error
-        cause = self._last_passing
-        found = typed(cause, self._address, self._request_id)
+            raise self.error_of(error) from error
+        raise self.timed_out(self.last_passing) from self.last_passing
+
+    def timed_out(self, broken_by: grpc.RpcError | None) -> StigmerError:
+        """Make the error of a call whose time is up; `broken_by` is the failure that kept it from an answer, if any."""
+        if broken_by is None:
+            late = errors.DeadlineExceeded(f"the daemon at {self._address} did not answer in time")
+            return _with_request_id(late, self._request_id)
+        found = self.error_of(broken_by)
         if isinstance(found, errors.Closed):  # of the daemon's store, which to the caller is the daemon
             found = Unavailable(f"the daemon at {self._address} is stopping", request_id=self._request_id)
         if self._timeout is not None:
             found.args = (f"{found.message} (tried for {self._timeout:g} s)",)
-        raise found from cause
+        return found
+
+    def error_of(self, error: Exception | None) -> StigmerError:
+        """Make the exception that tells the caller about a failure for which the call is not tried again."""
+        if isinstance(error, grpc.RpcError):
+            return typed(error, self._address, self._request_id)
+        return StigmerError(f"the daemon at {self._address} failed: {error}")
 
 
 def backoff_seconds(count: int) -> float:

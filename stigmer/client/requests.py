@@ -8,15 +8,19 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from stigmer import codec, config, names
+from stigmer import codec, config, names, wire
 from stigmer.errors import InvalidArgument, ResourceExhausted
 from stigmer.model import Delete, Save
 from stigmer.pb import store_pb2
 
 LIST_CALL_LIMIT = 10_000
 """A List is asked for in calls of at most this many: so a call's deadline does not depend on how many there are."""
+
+
+_WRITE_COMMITS = b"\x0a"
+"""The tag of `WriteRequest.commits`."""
 
 
 class RequestIds:
@@ -61,11 +65,48 @@ def commit(changes: Sequence[Save | Delete], request_id: str) -> bytes:
 
 def get(kind: str, id: str) -> bytes:
     """Serialize a `GetRequest`."""
+    check_key((kind, id))
+    return store_pb2.GetRequest(kind=kind, id=id).SerializeToString()
+
+
+def get_many(keys: Iterable[tuple[str, str]]) -> bytes:
+    """Serialize a `GetManyRequest` of names that were checked."""
+    request = store_pb2.GetManyRequest()
+    add = request.keys.add
+    for kind, id in keys:
+        add(kind=kind, id=id)
+    return request.SerializeToString()
+
+
+def check_key(key: tuple[str, str]) -> tuple[str, str]:
+    """Give a (kind, id) back, or raise `InvalidArgument` where it is none."""
+    kind, id = key
     _check_text(kind, "kind")
     _check_text(id, "id")
-    names.check_kind(kind)
-    names.check_id(id)
-    return store_pb2.GetRequest(kind=kind, id=id).SerializeToString()
+    names.check(kind, id)
+    return kind, id
+
+
+def write(payloads: Iterable[bytes]) -> bytes:
+    """Put serialized commits into a `WriteRequest`, without serializing them again."""
+    parts: list[bytes] = []
+    for payload in payloads:
+        parts += (_WRITE_COMMITS, wire.varint(len(payload)), payload)
+    return b"".join(parts)
+
+
+def write_messages(payloads: Iterable[bytes]) -> Iterator[bytes]:
+    """Put serialized commits into as many `WriteRequest`s as they take."""
+    taken: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if taken and size + len(payload) > config.WRITE_MESSAGE_BYTES:
+            yield write(taken)
+            taken, size = [], 0
+        taken.append(payload)
+        size += len(payload)
+    if taken:
+        yield write(taken)
 
 
 def check_list(kind: str, prefix: str, limit: int | None, page_token: str | None) -> None:

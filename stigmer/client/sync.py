@@ -6,7 +6,7 @@ It is thread-safe. Errors are those of `stigmer.errors`, never gRPC's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ import grpc
 from stigmer import codec, config, wire
 from stigmer.client import answers, attempts, requests
 from stigmer.client.attempts import Attempts
-from stigmer.errors import Closed, OutcomeUnknown, StigmerError
+from stigmer.client.save_many import Attempt, SaveMany
+from stigmer.errors import Closed, NotFound, OutcomeUnknown, StigmerError
 from stigmer.model import (
     Committed,
     Delete,
@@ -29,11 +30,16 @@ from stigmer.model import (
     Save,
     SegmentInfo,
     Status,
+    revisions_of,
 )
 from stigmer.pb import store_pb2
 
 _T = TypeVar("_T")
-Resources = list[Resource]  # inside the class, `list` is the method
+# Inside the class, `list` is the method.
+Resources = list[Resource]
+FoundResources = list[Resource | None]
+Revisions = list[Revision]
+Messages = list[bytes]
 
 
 def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
@@ -67,10 +73,15 @@ class Client:
         self._store_id = ""
 
     def _methods(self, service: str) -> dict[str, Callable[..., Any]]:
-        return {
-            name: (self._channel.unary_stream if method.streams else self._channel.unary_unary)(method.path)
-            for name, method in wire.methods(service).items()
-        }
+        methods: dict[str, Callable[..., Any]] = {}
+        for name, method in wire.methods(service).items():
+            if method.takes_stream:
+                methods[name] = self._channel.stream_stream(method.path)
+            else:
+                methods[name] = (self._channel.unary_stream if method.streams else self._channel.unary_unary)(
+                    method.path
+                )
+        return methods
 
     def _attach(self, wait_for_ready: bool) -> None:
         answer = self._call(self._admin["status"], b"", can_wait=wait_for_ready)
@@ -101,9 +112,54 @@ class Client:
         payload = requests.commit(changes, chosen)
         return answers.committed(self._call(self._store["commit"], payload, request_id=chosen))
 
+    def save_many(self, changes: Iterable[Save | Delete]) -> Revisions:
+        """Make each change as a commit of its own, in their order; give their revisions, once all are durable.
+
+        Each has its own precondition and error: where some fail the others stand, and `BatchFailed` says which is
+        which. The client's timeout is for each few megabytes of them.
+        """
+        return revisions_of(SaveMany(self._request_ids, self._write, self._commit_alone).run(changes))
+
+    def _commit_alone(self, payload: bytes, request_id: str) -> bytes:
+        return self._call(self._store["commit"], payload, request_id=request_id)
+
+    def _write(self, attempt: Attempt) -> None:
+        """Run attempts at a stream of commits until one succeeds; each is given what begins a stream."""
+        tries = Attempts(self._address, self._timeout, can_wait=True)
+
+        def begin(messages: Messages) -> Iterable[bytes]:
+            answered: Iterable[bytes] = self._begin(self._store["write"], iter(messages), tries)
+            return answered
+
+        self._tried(lambda: attempt(begin), tries)
+
     def get(self, kind: str, id: str) -> Resource:
         """Give a resource; raises `NotFound` where there is none."""
         return codec.resource_of(self._call(self._store["get"], requests.get(kind, id)))
+
+    def get_many(self, keys: Iterable[tuple[str, str]]) -> FoundResources:
+        """Give the resources under many (kind, id), None where there is none; each as it was during the call."""
+        wanted = [requests.check_key(key) for key in keys]
+        found: FoundResources = []
+        while len(found) < len(wanted):
+            asked = wanted[len(found) : len(found) + config.GET_KEYS_MAX]
+            for answer in self._get_some(asked):
+                if isinstance(answer, StigmerError) and not isinstance(answer, NotFound):
+                    raise answer
+                found.append(answer if isinstance(answer, Resource) else None)
+        return found
+
+    def _get_some(self, keys: Sequence[tuple[str, str]]) -> Sequence[Resource | StigmerError]:
+        """Get the first of some keys: as many as one answer holds."""
+        try:
+            return answers.get_many(self._call(self._store["getmany"], requests.get_many(keys)))
+        except StigmerError as error:
+            if not attempts.is_unimplemented(error.__cause__):
+                raise
+        try:
+            return [self.get(*keys[0])]
+        except NotFound as error:
+            return [error]
 
     def list(self, kind: str, prefix: str = "", limit: int | None = None, page_token: str | None = None) -> Page:
         """Give the resources of a kind in the order of their ids: all of them, or up to `limit`."""
@@ -253,7 +309,7 @@ class Client:
                 raise
             self._pause(delay)
 
-    def _begin(self, method: Callable[..., Any], request: bytes, tries: Attempts | None) -> Any:
+    def _begin(self, method: Callable[..., Any], request: bytes | Iterator[bytes], tries: Attempts | None) -> Any:
         """Begin a call that answers with a stream."""
         try:
             if tries is None:

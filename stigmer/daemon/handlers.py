@@ -22,17 +22,22 @@ from stigmer.errors import Closed, CorruptLog, CorruptView, StigmerError, Unavai
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Unary = Callable[[bytes, Context], Awaitable[bytes]]
-Streaming = Callable[[bytes, Context], Awaitable[None]]
+Streaming = Callable[[Any, Context], Awaitable[None]]
+"""Takes the request, or an iterator of the requests."""
 
 _logger = logging.getLogger("stigmer.daemon")
 
 
-async def _refuse(context: Context, path: str, error: StigmerError) -> None:
-    if isinstance(error, Closed):
-        # The store is closed when the daemon stops; to the caller it is the daemon that goes away.
-        error = Unavailable("the daemon is stopping")
+def error_told(path: str, error: StigmerError) -> StigmerError:
+    """Give what a caller is told of an error; one that tells of damage is logged."""
     if isinstance(error, CorruptLog | CorruptView):
         _logger.error("%s: %s", path, error.message)
+    # The store is closed when the daemon stops; to the caller it is the daemon that goes away.
+    return Unavailable("the daemon is stopping") if isinstance(error, Closed) else error
+
+
+async def _refuse(context: Context, path: str, error: StigmerError) -> None:
+    error = error_told(path, error)
     await context.abort(
         grpc.StatusCode[wire.status_of(error)],
         error.message,
@@ -59,7 +64,7 @@ def _unary(path: str, method: Unary) -> Unary:
 
 
 def _streaming(path: str, method: Streaming) -> Streaming:
-    async def handle(request: bytes, context: Context) -> None:
+    async def handle(request: Any, context: Context) -> None:
         try:
             await method(request, context)
         except StigmerError as error:
@@ -77,9 +82,12 @@ def handler_of(service: str, servicer: object) -> grpc.GenericRpcHandler:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for name, method in wire.methods(service).items():
         behaviour = getattr(servicer, name)
-        handlers[method.name] = (
-            grpc.unary_stream_rpc_method_handler(_streaming(method.path, behaviour))
-            if method.streams
-            else grpc.unary_unary_rpc_method_handler(_unary(method.path, behaviour))
-        )
+        handler: grpc.RpcMethodHandler[Any, Any]
+        if method.takes_stream:
+            handler = grpc.stream_stream_rpc_method_handler(_streaming(method.path, behaviour))
+        elif method.streams:
+            handler = grpc.unary_stream_rpc_method_handler(_streaming(method.path, behaviour))
+        else:
+            handler = grpc.unary_unary_rpc_method_handler(_unary(method.path, behaviour))
+        handlers[method.name] = handler
     return grpc.method_handlers_generic_handler(service, handlers)

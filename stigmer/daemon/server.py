@@ -15,7 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
-from stigmer import config, wire
+from stigmer import wire
 from stigmer.daemon.addresses import explain_failure, parse_listen, prepare_socket
 from stigmer.daemon.admin_service import AdminService
 from stigmer.daemon.handlers import handler_of
@@ -33,7 +33,7 @@ CALLS_MAX = 4_000
 _OPTIONS = (
     # Without this a second daemon binds the same port without an error, and the kernel deals out the clients.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", config.COMMIT_BYTES_MAX),
+    ("grpc.max_receive_message_length", wire.REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", wire.ANSWER_BYTES_MAX),
     # A connection that sends no HTTP/2 is dropped after this time; the default is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
@@ -58,8 +58,9 @@ class Server:
         self._admin = AdminService(store, self._tails, self._readers, self.listen)
         self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        self._store_service = StoreService(store, self._tails, self._readers)
         services = {
-            wire.STORE_SERVICE: StoreService(store, self._tails, self._readers),
+            wire.STORE_SERVICE: self._store_service,
             wire.ADMIN_SERVICE: self._admin,
         }
         self._grpc.add_generic_rpc_handlers([handler_of(name, service) for name, service in services.items()])
@@ -104,10 +105,11 @@ class Server:
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, wait for those under way, then cancel what is left.
 
-        Tails end at once: their clients go on with them where the daemon comes back.
+        Tails end at once, and streams of commits once what was read of them is answered: their clients go on with them
+        where the daemon comes back.
         """
         await self._health.enter_graceful_shutdown()
-        self._tails.end("the daemon is stopping")
+        self._store_service.end_streams("the daemon is stopping")
         await self._grpc.stop(grace_seconds)
         self._admin.close()
         self._readers.shutdown(wait=False)

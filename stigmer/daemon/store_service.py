@@ -1,4 +1,4 @@
-"""The service `stigmer.store.v1.Store`, but for Tail's work, which is in `tail.py`.
+"""The service `stigmer.store.v1.Store`; the work of Tail is in `tail.py`, that of Write in `write_streams.py`.
 
 Invariants:
 - The event loop never waits for the disk. A commit goes to the store's writer and comes back through `_deliver`, by one
@@ -10,12 +10,15 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
 from stigmer import config, wire
 from stigmer.daemon import splice
-from stigmer.daemon.handlers import Context
+from stigmer.daemon.handlers import Context, error_told
 from stigmer.daemon.tail import Tails
+from stigmer.daemon.write_streams import Settle, WriteStreams
+from stigmer.errors import StigmerError
 from stigmer.model import Committed
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.store import Store
@@ -31,6 +34,7 @@ class StoreService:
     def __init__(self, store: Store, tails: Tails, readers: Executor) -> None:
         self._store = store
         self._tails = tails
+        self._writes = WriteStreams(store, self._submit)
         self._readers = readers
         self._loop = asyncio.get_running_loop()
 
@@ -55,14 +59,36 @@ class StoreService:
     async def commit(self, request: bytes, context: Context) -> bytes:
         """Make the changes of a serialized commit, and answer when they are durable and visible."""
         done: asyncio.Future[Committed] = self._loop.create_future()
-        if len(request) <= _INLINE_BYTES_MAX:
-            self._store.submit(request, self._deliver, done)
-        else:
-            await self._loop.run_in_executor(self._readers, self._store.submit, request, self._deliver, done)
+
+        def settle(ticket: Ticket) -> None:
+            if done.done():
+                return  # cancelled: nobody waits
+            answer = ticket.answer
+            if isinstance(answer, StigmerError):
+                done.set_exception(answer)
+            else:
+                done.set_result(answer)
+
+        await self._submit(request, settle)
         committed = await done
         return store_pb2.CommitResponse(
             first_revision=committed.first_revision, last_revision=committed.last_revision
         ).SerializeToString()
+
+    async def write(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Make commit after commit of a stream."""
+        await self._writes.serve(requests, context)
+
+    def end_streams(self, reason: str) -> None:
+        """End the tails at once, and the streams of commits once what was read of them is answered."""
+        self._tails.end(reason)
+        self._writes.end(reason)
+
+    async def _submit(self, payload: bytes, settle: Settle) -> None:
+        if len(payload) <= _INLINE_BYTES_MAX:
+            self._store.submit(payload, self._deliver, settle)
+        else:
+            await self._loop.run_in_executor(self._readers, self._store.submit, payload, self._deliver, settle)
 
     def _deliver(self, tickets: list[Ticket]) -> None:
         # On the writer's thread, once per group.
@@ -72,6 +98,16 @@ class StoreService:
         """Give one resource, as its row has it."""
         asked = wire.parsed(store_pb2.GetRequest, request)
         return self._store.get_row(asked.kind, asked.id)
+
+    async def getmany(self, request: bytes, context: Context) -> bytes:
+        """Give many resources, as their rows have them, or as many as one answer holds."""
+        asked = wire.parsed(store_pb2.GetManyRequest, request)
+        keys = [(key.kind, key.id) for key in asked.keys[: config.GET_KEYS_MAX]]
+        rows = self._store.get_rows(keys, config.PAGE_BYTES_MAX)
+        return splice.get_many_response(
+            (wire.detail_of(error_told("GetMany", row)), True) if isinstance(row, StigmerError) else (row, False)
+            for row in rows
+        )
 
     async def list(self, request: bytes, context: Context) -> None:
         """Give the resources of a kind, page by page; each page is read when the one before was taken."""
@@ -108,11 +144,4 @@ class StoreService:
 def _settle(tickets: list[Ticket]) -> None:
     """Hand each caller its answer, on the event loop."""
     for ticket in tickets:
-        done: asyncio.Future[Committed] = ticket.context  # what `commit` gave
-        if done.done():
-            continue  # cancelled: nobody waits
-        if ticket.committed is not None:
-            done.set_result(ticket.committed)
-        else:
-            assert ticket.error is not None
-            done.set_exception(ticket.error)
+        ticket.context(ticket)  # the `settle` that came with it

@@ -59,6 +59,40 @@ class CommitResponse(_message.Message):
     last_revision: int
     def __init__(self, first_revision: _Optional[int] = ..., last_revision: _Optional[int] = ...) -> None: ...
 
+class WriteRequest(_message.Message):
+    __slots__ = ("commits",)
+    COMMITS_FIELD_NUMBER: _ClassVar[int]
+    commits: _containers.RepeatedCompositeFieldContainer[_log_pb2.Commit]
+    def __init__(self, commits: _Optional[_Iterable[_Union[_log_pb2.Commit, _Mapping]]] = ...) -> None: ...
+
+class WriteResponse(_message.Message):
+    __slots__ = ("answered", "last_revisions", "refusals", "first_revisions")
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    LAST_REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    answered: int
+    last_revisions: _containers.RepeatedScalarFieldContainer[int]
+    refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
+    first_revisions: _containers.RepeatedCompositeFieldContainer[FirstRevision]
+    def __init__(self, answered: _Optional[int] = ..., last_revisions: _Optional[_Iterable[int]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., first_revisions: _Optional[_Iterable[_Union[FirstRevision, _Mapping]]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("number", "error")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    error: ErrorDetail
+    def __init__(self, number: _Optional[int] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class FirstRevision(_message.Message):
+    __slots__ = ("number", "first_revision")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_REVISION_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    first_revision: int
+    def __init__(self, number: _Optional[int] = ..., first_revision: _Optional[int] = ...) -> None: ...
+
 class GetRequest(_message.Message):
     __slots__ = ("kind", "id")
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +100,26 @@ class GetRequest(_message.Message):
     kind: str
     id: str
     def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class GetManyRequest(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[GetRequest]
+    def __init__(self, keys: _Optional[_Iterable[_Union[GetRequest, _Mapping]]] = ...) -> None: ...
+
+class GetManyResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[GetResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[GetResult, _Mapping]]] = ...) -> None: ...
+
+class GetResult(_message.Message):
+    __slots__ = ("resource", "error")
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    resource: Resource
+    error: ErrorDetail
+    def __init__(self, resource: _Optional[_Union[Resource, _Mapping]] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("kind", "prefix", "limit", "page_token")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stigmer import config
-from stigmer.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, ResourceExhausted
+from stigmer.errors import AlreadyExists, BatchFailed, Conflict, InvalidArgument, NotFound, ResourceExhausted
 from stigmer.model import Committed, Delete, FoldProgress, FoldReport, Op, Save
 from stigmer.pb import log_pb2, store_pb2
 
@@ -97,6 +97,93 @@ def test_commit_is_all_or_nothing(store: Any, kind: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         store.commit([])
     assert caught.value.field == "changes"
+
+
+def test_save_many(store: Any, kind: str) -> None:
+    """Each change is a commit of its own, in their order, each with its revision."""
+    before = last_revision(store)
+    revisions = store.save_many([Save(kind, f"{number:04}", b"v") for number in range(1_500)] + [Delete(kind, "0000")])
+    assert revisions == list(range(before + 1, before + 1_502))
+    assert [one.id for one in store.list(kind)] == [f"{number:04}" for number in range(1, 1_500)]
+    assert store.frame(before + 2).event_count == 1
+    assert store.save_many([]) == []
+    assert store.save_many(iter([Save(kind, "a", b"")])) == [before + 1_502]
+
+
+def test_save_many_of_large_values(store: Any, kind: str) -> None:
+    """Values that are more than one message takes arrive whole and in order."""
+    before = last_revision(store)
+    values = [bytes([number]) * 1_500_000 for number in range(12)]
+    assert store.save_many([Save(kind, "same", value) for value in values]) == list(range(before + 1, before + 13))
+    assert [event.value for event in store.tail(before, follow=False)] == values
+
+
+def test_save_many_where_some_fail(store: Any, kind: str) -> None:
+    """What fails has its own error at its own place; the others stand, before and behind it."""
+    first = store.save(kind, "there", b"1")
+    changes: list[Any] = [
+        Save(kind, "a", b""),
+        Save(kind, "there", b"2", expected_revision=0),
+        Save(kind, "b", b""),
+        Save(kind, "a/b", b""),
+        Delete(kind, "absent"),
+        Save(kind, "large", bytes(VALUE_BYTES_MAX + 1)),
+        Save(kind, "there", b"3", expected_revision=first),
+        Save(kind, "text", "text"),
+        "no change",
+        Save(kind, "c", b""),
+    ]
+    with pytest.raises(BatchFailed) as caught:
+        store.save_many(changes)
+    assert {place: type(error) for place, error in caught.value.failures.items()} == {
+        1: AlreadyExists,
+        3: InvalidArgument,
+        4: NotFound,
+        5: ResourceExhausted,
+        7: InvalidArgument,
+        8: InvalidArgument,
+    }
+    assert [error.field for error in caught.value.failures.values() if isinstance(error, InvalidArgument)] == [
+        *("id", "value", "changes[0]")
+    ]
+    exists = caught.value.failures[1]
+    assert isinstance(exists, AlreadyExists)
+    assert (exists.id, exists.actual_revision) == ("there", first)
+    assert caught.value.revisions == [
+        *(first + 1, None, first + 2, None, None, None, first + 3, None, None, first + 4),
+    ]
+    assert caught.value.failure_count == 6
+    assert caught.value.message.startswith("6 of 10 commits failed; the first, number 1: ")
+    assert [one.id for one in store.list(kind)] == ["a", "b", "c", "there"]
+
+
+def test_get_many(store: Any, kind: str) -> None:
+    """Resources come in the order of the keys, None where there is none, as often as they are asked for."""
+    store.save_many([Save(kind, f"{number}", b"%d" % number) for number in range(2_500)])
+    keys = [(kind, f"{number}") for number in range(2_510)]
+    found = store.get_many(keys)
+    assert [one and one.value for one in found] == [b"%d" % number for number in range(2_500)] + [None] * 10
+    assert found[7] == store.get(kind, "7")
+    assert store.get_many([]) == []
+    assert store.get_many(iter([(kind, "1"), (kind, "1"), ("absent", "1")])) == [found[1], found[1], None]
+    with pytest.raises(InvalidArgument) as caught:
+        store.get_many([(kind, "1"), (kind, "a/b")])
+    assert caught.value.field == "id"
+
+
+def test_get_many_of_large_values(store: Any, kind: str) -> None:
+    """Values that are more than one answer takes come whole and in order."""
+    values = [bytes([number]) * 600_000 for number in range(12)]
+    store.save_many([Save(kind, f"{number}", value) for number, value in enumerate(values)])
+    found = store.get_many([(kind, f"{number}") for number in [*range(12), 99]])
+    assert [one and one.value for one in found] == [*values, None]
+
+
+def test_a_request_id_that_was_used_for_another_commit(store: Any, kind: str) -> None:
+    """The first answer is given as it was, whatever the second commit holds."""
+    first = store.commit([Save(kind, "a", b""), Save(kind, "b", b"")], request_id=f"{kind}-r")
+    assert store.commit([Save(kind, "a", b"")], request_id=f"{kind}-r") == first
+    assert store.commit([Save(kind, "a", b"")] * 3, request_id=f"{kind}-r") == first
 
 
 def test_a_request_id_applies_once(store: Any, kind: str) -> None:

@@ -106,6 +106,21 @@ def test_a_daemon_that_dies_between_writing_and_answering(tmp_path: Path) -> Non
     assert revisions == [2]
 
 
+def test_storage_that_fails_is_told_to_every_caller(tmp_path: Path) -> None:
+    """Saves that travelled together each get the failure, and are not tried again."""
+
+    async def run(address: str) -> None:
+        async with stigmer.aio.connect(address, timeout=60) as client:
+            saves = (client.save("k", f"{number}", b"v") for number in range(50))
+            found = await asyncio.wait_for(asyncio.gather(*saves, return_exceptions=True), 30)
+            assert {type(error) for error in found} == {StorageFailed}
+
+    wrapper = with_strace(tmp_path / "data", "error=EIO")
+    with DaemonProcess(tmp_path / "data", wrapper=wrapper) as process:
+        asyncio.run(run(process.address))
+        assert process.wait() == 1
+
+
 def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
     """After a failed fsync nothing is acknowledged any more, the daemon says why and ends with status 1."""
     wrapper = with_strace(tmp_path / "data", "error=EIO")

@@ -18,6 +18,7 @@ from daemon.support import DaemonProcess
 from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.errors import ResourceExhausted, StigmerError
+from stigmer.model import Save
 from stigmer.pb import log_pb2, store_pb2
 
 STORE = wire.methods(wire.STORE_SERVICE)
@@ -92,16 +93,38 @@ def test_a_tail_begins_behind_the_revision_that_was_asked_for(daemon: DaemonProc
     assert list(committed.revisions) == [done.first_revision + 1, done.first_revision + 2]
 
 
+def test_the_answer_to_many_gets_is_bounded(daemon: DaemonProcess, channel: grpc.Channel) -> None:
+    """It ends behind the row with which it is full, and has one result at least."""
+    with connect(daemon.address) as client:
+        client.save_many([Save("large", f"{number}", bytes(400_000)) for number in range(10)])
+        client.save("large", "huge", bytes(8 * config.MIB))
+    keys = [store_pb2.GetRequest(kind="large", id=id) for id in ["absent", *map(str, range(10)), "huge"]]
+    get_many = channel.unary_unary(STORE["getmany"].path)
+
+    def found(first: int) -> list[str]:
+        answer = get_many(store_pb2.GetManyRequest(keys=keys[first:]).SerializeToString(), timeout=20)
+        results = store_pb2.GetManyResponse.FromString(answer).results
+        return [result.resource.id or result.error.name for result in results]
+
+    assert found(0) == ["NotFound", "0", "1", "2"]
+    assert found(11) == ["huge"]
+    assert found(12) == []
+
+
 @pytest.mark.parametrize("name", sorted(set(STORE) | set(ADMIN)))
 def test_bytes_that_are_no_message(channel: grpc.Channel, name: str) -> None:
     """A request that does not parse is the caller's fault, and the daemon lives."""
     method = STORE.get(name) or ADMIN[name]
+
+    def call(request: bytes, timeout: float) -> object:
+        if method.takes_stream:
+            return list(channel.stream_stream(method.path)(iter([request]), timeout=timeout))
+        if method.streams:
+            return list(channel.unary_stream(method.path)(request, timeout=timeout))
+        return channel.unary_unary(method.path)(request, timeout=timeout)
+
     for junk in (b"\xff", b"\x0a\x05ab", b"\x0b" * 200, b"\x1a\x02\xff\xff" if name in ("get", "list") else b"\x07"):
-        call = channel.unary_stream(method.path) if method.streams else channel.unary_unary(method.path)
-        code, details, error = refused(
-            (lambda request, timeout, call=call: list(call(request, timeout=timeout))) if method.streams else call,
-            junk,
-        )
+        code, details, error = refused(call, junk)
         assert code is grpc.StatusCode.INVALID_ARGUMENT, details
         assert type(error).__name__ == "InvalidArgument"
 

@@ -50,7 +50,8 @@ def test_every_error_is_in_the_table_or_below_one_that_is() -> None:
         for cls in vars(errors).values()
         if isinstance(cls, type) and issubclass(cls, StigmerError) and cls not in tried
     }
-    assert without_row == {errors.LogLocked, errors.NewerFormat}
+    # BatchFailed is made by the clients, of errors that have travelled.
+    assert without_row == {errors.LogLocked, errors.NewerFormat, errors.BatchFailed}
     locked = errors.LogLocked("/data", 17, "12:00:00", "stigmer daemon")
     again = wire.error_of(wire.detail_of(locked))
     assert type(again) is errors.DataDirectoryError
@@ -106,7 +107,8 @@ def test_what_is_no_address(text: str) -> None:
 def test_methods_are_those_of_the_descriptors() -> None:
     """The methods' paths and kinds come from the proto file."""
     found = wire.methods(wire.STORE_SERVICE)
-    assert set(found) == {"save", "delete", "commit", "get", "list", "count", "tail"}
+    assert set(found) == {"save", "delete", "commit", "write", "get", "getmany", "list", "count", "tail"}
     assert found["tail"].path == "/stigmer.store.v1.Store/Tail"
-    assert {name for name, method in found.items() if method.streams} == {"list", "tail"}
+    assert {name for name, method in found.items() if method.streams} == {"list", "tail", "write"}
+    assert {name for name, method in found.items() if method.takes_stream} == {"write"}
     assert set(wire.methods(wire.ADMIN_SERVICE)) == {"status", "segments", "frame", "replay", "verify"}
