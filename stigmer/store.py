@@ -257,7 +257,7 @@ class Store:
 
     def get(self, kind: str, id: str) -> Resource:
         """Give a resource as it is now. Raises `NotFound`."""
-        return codec.resource_of(self.get_row(kind, id))
+        return snapshot.resource_of(kind, self.get_row(kind, id))
 
     def get_row(self, kind: str, id: str) -> bytes:
         """Give a resource as a serialized `stigmer.store.v1.Resource`. Raises `NotFound`."""
@@ -278,13 +278,14 @@ class Store:
     def get_many(self, keys: Iterable[tuple[str, str]]) -> builtins.list[Resource | None]:
         """Give the resources under many (kind, id), all as of one moment; None where there is none."""
         found: list[Resource | None] = []
-        for row in self.get_rows(list(keys), sys.maxsize):
+        wanted = builtins.list(keys)
+        for (kind, _), row in zip(wanted, self.get_rows(wanted, sys.maxsize), strict=True):
             if isinstance(row, NotFound):
                 found.append(None)
             elif isinstance(row, StigmerError):
                 raise row
             else:
-                found.append(codec.resource_of(row))
+                found.append(snapshot.resource_of(kind, row))
         return found
 
     def get_rows(self, keys: Sequence[tuple[str, str]], bytes_max: int) -> builtins.list[bytes | StigmerError]:
@@ -331,7 +332,7 @@ class Store:
             more, token = self.list_rows(kind, prefix, 0 if limit is None else limit - len(rows), token, _LIST_BYTES)
             rows += more
             if not token or (limit is not None and len(rows) >= limit):
-                return Page([codec.resource_of(row) for row in rows], token or None)
+                return Page([snapshot.resource_of(kind, row) for row in rows], token or None)
 
     def list_rows(
         self, kind: str, prefix: str, limit: int, page_token: str, bytes_max: int

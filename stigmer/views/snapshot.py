@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
+from stigmer.model import Resource
 from stigmer.views.view import Change, Database, Databases, FoldCommit, Transaction
 
 DATABASE = "snapshot.1"
@@ -21,6 +22,7 @@ _CRC = struct.Struct("<I")
 # Tags and values of the four fields of fixed width: revision, created_revision, created_at_ns, updated_at_ns.
 _FIXED = struct.Struct("<BQBQBqBq")
 _REVISION_TAG, _CREATED_REVISION_TAG, _CREATED_AT_TAG, _UPDATED_AT_TAG = 0x09, 0x11, 0x19, 0x21
+_FIXED_VALUES = struct.Struct("<xQxQxqxq")
 _ID_TAG, _VALUE_TAG = b"\x32", b"\x3a"
 _MESSAGE = _CRC.size
 
@@ -99,6 +101,30 @@ def verified(key: bytes, row: bytes) -> bytes:
     if len(row) < _MESSAGE or _CRC.unpack_from(row)[0] != crc32c(crc32c(0, key), message):
         raise CorruptView("snapshot", f"the row of {key.decode(errors='replace')!r} is damaged")
     return message
+
+
+def resource_of(kind: str, message: bytes) -> Resource:
+    """Decode a row's message, of a resource of this kind.
+
+    By the places that the canonical form gives to its fields, in half the time that parsing takes: `codec.resource_of`
+    is for messages from elsewhere.
+    """
+    revision, created_revision, created_at_ns, updated_at_ns = _FIXED_VALUES.unpack_from(message)
+    id_at = _FIXED.size + 4 + len(kind)  # behind tag and size of the kind, the kind, tag and size of the id
+    id_size = message[id_at - 1]
+    if id_size > 127:
+        id_size += (message[id_at] - 1) << 7
+        id_at += 1
+    value_at = id_at + id_size
+    id = str(message[id_at:value_at], "utf-8")
+    if value_at == len(message):
+        value = b""
+    else:
+        value_at += 1
+        while message[value_at] > 127:
+            value_at += 1
+        value = message[value_at + 1 :]
+    return Resource(kind, id, value, revision, created_revision, created_at_ns, updated_at_ns)
 
 
 def _row(key: bytes, last: Change, created: tuple[int, int]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from stigmer import config
+from stigmer import codec, config
 from stigmer.errors import CorruptView
 from stigmer.model import Committed
 from stigmer.pb import store_pb2
@@ -86,6 +86,24 @@ def test_oldest_request_ids_are_forgotten(open_projector: OpenProjector, monkeyp
         id: projector.environment.read(lambda t, d, id=id: requests.lookup(t, d["requests.1"], id)) for id in "abcd"
     }
     assert found == {"a": Committed(4, 4), "b": None, "c": Committed(5, 5), "d": Committed(7, 7)}
+
+
+@pytest.mark.parametrize("kind", ["n", "agent_execution", "k" * 64])
+@pytest.mark.parametrize("id_size", [1, 6, 127, 128, 255, 256])
+@pytest.mark.parametrize("value_size", [0, 1, 127, 128, 16_383, 16_384, 300_000])
+def test_row_decoded_by_places_is_what_parsing_gives(kind: str, id_size: int, value_size: int) -> None:
+    """Decoding a row by the places of its fields gives the resource that protobuf's parser gives."""
+    id = ("é" * (id_size // 2) + "x" * (id_size % 2))[:id_size]
+    message = store_pb2.Resource(
+        revision=1 << 40,
+        created_revision=7,
+        created_at_ns=-5,
+        updated_at_ns=START_NS,
+        kind=kind,
+        id=id,
+        value=b":" * value_size,
+    ).SerializeToString()
+    assert snapshot.resource_of(kind, message) == codec.resource_of(message)
 
 
 @pytest.mark.parametrize("value", [b"", b"v", b"x" * 127, b"x" * 128, b"\xff" * 16_384, bytes(3_000_000)])
