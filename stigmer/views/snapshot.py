@@ -23,7 +23,7 @@ _CRC = struct.Struct("<I")
 _FIXED = struct.Struct("<BQBQBqBq")
 _REVISION_TAG, _CREATED_REVISION_TAG, _CREATED_AT_TAG, _UPDATED_AT_TAG = 0x09, 0x11, 0x19, 0x21
 _FIXED_VALUES = struct.Struct("<xQxQxqxq")
-_ID_TAG, _VALUE_TAG = b"\x32", b"\x3a"
+_KIND_TAG, _ID_TAG, _VALUE_TAG = b"\x2a", b"\x32", b"\x3a"
 _MESSAGE = _CRC.size
 
 _KNOWN_MAX = 32_768
@@ -129,8 +129,8 @@ def resource_of(kind: str, message: bytes) -> Resource:
 
 def _row(key: bytes, last: Change, created: tuple[int, int]) -> bytes:
     value = last.value or b""
-    id_size = len(key) - len(last.kind) - 1
-    parts = [
+    id = key[len(last.kind) + 1 :]
+    message = (
         _FIXED.pack(
             _REVISION_TAG,
             last.revision,
@@ -140,34 +140,37 @@ def _row(key: bytes, last: Change, created: tuple[int, int]) -> bytes:
             created[1],
             _UPDATED_AT_TAG,
             last.time_ns,
-        ),
-        _kind_field(last.kind),
-        _ID_TAG,
-        _varint(id_size),
-        key[-id_size:],
-    ]
-    if value:
-        parts += (_VALUE_TAG, _varint(len(value)), value)
-    message = b"".join(parts)
+        )
+        + _before_id(last.kind, len(id))
+        + id
+        + (_BEFORE_VALUE[len(value)] if len(value) < _SIZES_PREPARED else _before_value(len(value)))
+        + value
+    )
     return _CRC.pack(crc32c(crc32c(0, key), message)) + message
 
 
-@functools.lru_cache(maxsize=1024)
-def _kind_field(kind: str) -> bytes:
+@functools.lru_cache(maxsize=4096)
+def _before_id(kind: str, id_size: int) -> bytes:
+    """Give what stands between the fixed fields and the id: the kind's field, and tag and size of the id."""
     encoded = kind.encode()
-    return b"\x2a" + _varint(len(encoded)) + encoded
+    return _KIND_TAG + _varint(len(encoded)) + encoded + _ID_TAG + _varint(id_size)
 
 
-_SHORT_VARINTS = [bytes((n,)) for n in range(128)]
+def _before_value(size: int) -> bytes:
+    """Give tag and size of the value; nothing for an empty one."""
+    return _VALUE_TAG + _varint(size) if size else b""
 
 
 def _varint(n: int) -> bytes:
     """Encode a length as protobuf does: seven bits a byte, the lowest first."""
-    if n < 128:
-        return _SHORT_VARINTS[n]
     encoded = bytearray()
     while n > 127:
         encoded.append(n & 127 | 128)
         n >>= 7
     encoded.append(n)
     return bytes(encoded)
+
+
+# Most values are small, and looking their sizes up is quicker than encoding them.
+_SIZES_PREPARED = 2048
+_BEFORE_VALUE = [_before_value(size) for size in range(_SIZES_PREPARED)]
