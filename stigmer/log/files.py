@@ -53,6 +53,14 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
 
 
+def sync_file(fd: int) -> None:
+    """Make a file's bytes, size and all that describes it durable: for a file of which one does not know the past."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
-from stigmer.log.files import read_at, sync_data, sync_directory
+from stigmer.log.files import read_at, sync_data, sync_directory, sync_file
 from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
 
 
@@ -154,7 +154,7 @@ def _from_seal(fd: int, segment: Segment, watermark: int) -> End | None:
     segment.start_index(seal.entries)
     _check_watermark(segment, watermark)
     # A kill may have come between the writing of the seal and its sync, and frames are about to be written behind it.
-    sync_data(fd)
+    sync_file(fd)
     return End(fmt.crc32c(crc, read_at(fd, segment.size - offset, offset)), header.time_ns, True)
 
 

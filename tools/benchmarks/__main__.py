@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from benchmarks.clients import clients
 from benchmarks.core import core
 
 
@@ -13,4 +14,5 @@ def main() -> None:
 
 
 main.add_command(core)
+main.add_command(clients)
 main(prog_name="tools/bench")

@@ -20,6 +20,7 @@ import click
 
 import stigmer
 from benchmarks.machine import Row, describe, median_seconds, print_table, rate, resident_mib
+from benchmarks.processes import Commands
 from stigmer.model import Save
 from stigmer.store import Store
 
@@ -181,22 +182,14 @@ def _open_after_kill(directory: Path, rounds: int) -> float:
 
 
 def _processes(scratch: Path, rounds: int) -> Iterator[Row]:
-    address = f"unix:{scratch / 'socket'}"
-    environment = {**os.environ, "STIGMER_DATA_DIR": str(scratch / "daemon"), "STIGMER_ADDR": address}
-    stigmer_command = [sys.executable, "-m", "stigmer"]
-
-    def run(*arguments: str) -> None:
-        subprocess.run([*stigmer_command, *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
-
-    yield Row("stigmer --help, as a process", f"{median_seconds(lambda: run('--help'), rounds):.3f} s", "0.15 s")
-    run("daemon", "--listen", address, "--detach")
-    try:
-        with stigmer.connect(address) as client:
+    commands = Commands(scratch)
+    seconds = median_seconds(lambda: commands.run("--help"), rounds)
+    yield Row("stigmer --help, as a process", f"{seconds:.3f} s", "0.15 s")
+    with commands.daemon():
+        with stigmer.connect(commands.address) as client:
             client.save("note", "n1", b"hello")
             pid = client.status().pid
-        seconds = median_seconds(lambda: run("get", "note", "n1"), rounds)
+        seconds = median_seconds(lambda: commands.run("get", "note", "n1"), rounds)
         yield Row("stigmer get, as a process", f"{seconds:.3f} s", "0.4 s")
         total, own = resident_mib(pid)
         yield Row("daemon, idle: resident memory", f"{total:,.0f} MiB, {own:,.0f} MiB its own", "100 MiB")
-    finally:
-        run("daemon", "stop")
