@@ -41,6 +41,13 @@ GROUP_BYTES_MAX = 16 * MIB
 QUEUE_BYTES_MAX = 128 * MIB
 """Commits waiting for the writer; a caller beyond that gets `ResourceExhausted` (daemon) or waits (embedded)."""
 
+UNFLUSHED_EVENTS_MAX = 50_000
+"""The views keep at most this many events in memory before they put what came of them into LMDB."""
+UNFLUSHED_BYTES_MAX = 32 * MIB
+"""The same, as the bytes of the events' commits."""
+UNFLUSHED_SECONDS_MAX = 1.0
+"""The same, as the time since the first of them: so much, too, has to be folded again after a crash."""
+
 OPEN_CHECK_BYTES = 64 * MIB
 """Opening verifies at least this much of the end of the log, beside the whole of its last segment."""
 

@@ -120,6 +120,8 @@ class Rebuild:
             def take(taken: list[Comparison] = taken) -> None:
                 serving = self._writer.generation
                 self._catch_up(fresh, serving.projector.checkpoint, None)
+                serving.projector.flush()
+                fresh.projector.flush()
                 taken.append(Comparison(serving, fresh))
 
             try:
@@ -158,6 +160,7 @@ class Rebuild:
         self._swap(fresh)
 
     def _swap(self, fresh: Generation) -> None:
+        fresh.projector.flush()
         fresh.serve(self._log.store_id)
         before = self._writer.generation
         self._writer.use(fresh)

@@ -57,13 +57,17 @@ from stigmer.pb import log_pb2
 from stigmer.rebuild import Rebuild
 from stigmer.version import VERSION
 from stigmer.views import counts, generations, snapshot
+from stigmer.views.counts import Counts
 from stigmer.views.environment import EnvironmentClosed
 from stigmer.views.generations import Generation
 from stigmer.views.keys import key_of, parts_of, range_of
-from stigmer.views.view import Databases, Transaction
+from stigmer.views.snapshot import Snapshot
+from stigmer.views.view import Change, Databases, Transaction, View, prepare
 from stigmer.writer import Sink, Ticket, Writer
 
+S = TypeVar("S")
 T = TypeVar("T")
+V = TypeVar("V", bound=View)
 
 _logger = logging.getLogger("stigmer")
 _logger.addHandler(logging.NullHandler())  # a library says nothing unless its user asks
@@ -182,9 +186,10 @@ class Store:
         """Queue changes as one commit, waiting while the queue is full."""
         commit = codec.commit_of(changes, request_id)
         payload = commit.SerializeToString()
-        self._check_sizes(commit, payload)
-        conditional = any(isinstance(change, Delete) or change.expected_revision is not None for change in changes)
-        ticket = Ticket(payload, commit, conditional, sink, context)
+        prepared = prepare(commit)
+        self._check_sizes(prepared, payload)
+        conditional = any(change.value is None or change.expected_revision is not None for change in prepared)
+        ticket = Ticket(payload, prepared, commit.request_id, conditional, sink, context)
         self._check_process()
         self._writer.submit(ticket, wait=True)
         return ticket
@@ -198,44 +203,20 @@ class Store:
         """
         _check_commit_bytes(len(payload))
         commit = codec.decode_commit(payload)
-        conditional = self._check_commit(commit)
-        self._check_sizes(commit, payload)
+        changes, conditional = _checked_changes(commit)
+        self._check_sizes(changes, payload)
         self._check_process()
-        self._writer.submit(Ticket(payload, commit, conditional, sink, context), wait=False)
+        self._writer.submit(Ticket(payload, changes, commit.request_id, conditional, sink, context), wait=False)
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once, from whatever thread, when what `submit` refused for a full queue may be tried again."""
         self._writer.when_room(callback)
 
-    def _check_commit(self, commit: log_pb2.Commit) -> bool:
-        """Raise unless a commit that was made elsewhere could have been made here; say whether it is conditional."""
-        events = commit.events
-        if not events:
-            raise InvalidArgument("events", "must not be empty")
-        names.check_request_id(commit.request_id)
-        conditional = False
-        for place, event in enumerate(events):
-            try:
-                names.check(event.kind, event.id)
-                if event.op == _DELETE:
-                    conditional = True
-                    if event.value:
-                        raise InvalidArgument("value", "must be empty for a delete")
-                elif event.op != _SAVE:
-                    raise InvalidArgument("op", f"must be OP_SAVE or OP_DELETE, not {event.op}")
-                elif not conditional:
-                    conditional = event.HasField("expected_revision")
-            except InvalidArgument as error:
-                if len(events) == 1:
-                    raise
-                raise InvalidArgument(f"events[{place}].{error.field}", error.problem) from error
-        return conditional
-
-    def _check_sizes(self, commit: log_pb2.Commit, payload: bytes) -> None:
+    def _check_sizes(self, changes: Sequence[Change], payload: bytes) -> None:
         _check_commit_bytes(len(payload))
-        if len(commit.events) > config.COMMIT_EVENTS_MAX:
+        if len(changes) > config.COMMIT_EVENTS_MAX:
             raise ResourceExhausted(
-                f"the commit has {len(commit.events)} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
+                f"the commit has {len(changes)} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
                 limit="COMMIT_EVENTS_MAX",
                 limit_value=config.COMMIT_EVENTS_MAX,
                 hint="make several smaller commits",
@@ -243,11 +224,12 @@ class Store:
         most = self.options.value_bytes_max
         if len(payload) <= most:
             return
-        for event in commit.events:
-            if len(event.value) > most:
+        for change in changes:
+            size = len(change.value or b"")
+            if size > most:
+                kind, id = parts_of(change.key)
                 raise ResourceExhausted(
-                    f"the value of {event.kind} {names.shown(event.id)} has {len(event.value)} bytes; "
-                    f"value_bytes_max is {most}",
+                    f"the value of {kind} {names.shown(id)} has {size} bytes; value_bytes_max is {most}",
                     limit="value_bytes_max",
                     limit_value=most,
                     hint="store a smaller value, or raise the limit: stigmer daemon --value-max",
@@ -265,10 +247,11 @@ class Store:
         key = key_of(kind, id)
         while True:
             try:
-                row = self._writer.environment.get(snapshot.DATABASE, key)
-                if row is None:
+                projector = self._writer.projector
+                message = projector.view(Snapshot).get(projector.environment, key)
+                if message is None:
                     raise NotFound(kind, id)
-                return snapshot.verified(key, row)
+                return message
             except EnvironmentClosed:
                 self._check_open()
             except CorruptView as error:
@@ -293,26 +276,33 @@ class Store:
 
         For as many as have `bytes_max` bytes, one more at the most, and as of one moment.
         """
-        rows: list[bytes | StigmerError] = []
+        known = [_key_or_error(kind, id) for kind, id in keys]
 
-        def work(transaction: Transaction, databases: Databases) -> None:
-            database = databases[snapshot.DATABASE]
+        def select(view: Snapshot) -> list[Change | None]:
+            return [view.memory.get(key) for key in known if isinstance(key, bytes)]
+
+        def work(
+            transaction: Transaction, databases: Databases, in_memory: list[Change | None]
+        ) -> list[bytes | StigmerError]:
+            rows: list[bytes | StigmerError] = []
+            changes = iter(in_memory)
             taken = 0
-            for kind, id in keys:
+            for key in known:
                 if taken >= bytes_max:
-                    return
+                    break
+                if isinstance(key, StigmerError):
+                    rows.append(key)
+                    continue
                 try:
-                    names.check(kind, id)
-                    key = key_of(kind, id)
-                    row = transaction.get(key, db=database)
-                    if row is None:
-                        raise NotFound(kind, id)
-                    rows.append(snapshot.verified(key, row))
-                    taken += len(row)
-                except StigmerError as error:
+                    message = snapshot.message_in(transaction, databases, next(changes), key)
+                except CorruptView as error:
                     rows.append(error)
+                    continue
+                rows.append(NotFound(*parts_of(key)) if message is None else message)
+                taken += len(message or b"")
+            return rows
 
-        self._read(work)
+        rows = self._read(Snapshot, select, work)
         for row in rows:
             if isinstance(row, CorruptView):
                 self._rebuild.in_background(row)
@@ -344,36 +334,28 @@ class Store:
         names.check_kind(kind)
         names.check_prefix(prefix)
         start = range_of(kind, prefix)
-        after = self._key_in(page_token, start) if page_token else None
+        after = self._key_in(page_token, start) if page_token else b""
 
-        def work(transaction: Transaction, databases: Databases) -> tuple[list[bytes], bytes]:
+        def work(transaction: Transaction, databases: Databases, in_memory: list[Change]) -> tuple[list[bytes], bytes]:
             rows: list[bytes] = []
             taken = 0
-            verified = snapshot.verified
-            with transaction.cursor(db=databases[snapshot.DATABASE]) as cursor:
-                if not cursor.set_range(after or start):
-                    return rows, b""
-                last = b""
-                left = limit or sys.maxsize
-                for key, row in cursor.iternext():
-                    if not key.startswith(start):
-                        return rows, b""
-                    if key == after:
-                        continue
-                    if left == 0 or taken >= bytes_max:
-                        return rows, last
-                    rows.append(verified(key, row))
-                    taken += len(row)
-                    left -= 1
-                    last = key
+            last = b""
+            left = limit or sys.maxsize
+            for key, message in snapshot.messages(transaction, databases, in_memory, start, after):
+                if left == 0 or taken >= bytes_max:
+                    return rows, last
+                rows.append(message)
+                taken += len(message)
+                left -= 1
+                last = key
             return rows, b""
 
-        rows, last = self._read(work)
+        rows, last = self._read(Snapshot, lambda view: view.in_memory(start, after), work)
         return rows, self._token_of(last) if last else ""
 
     def count(self) -> dict[str, int]:
         """Give the number of resources of each kind that has any."""
-        return self._read(lambda transaction, databases: counts.read(transaction, databases[counts.DATABASE]))
+        return self._read(Counts, lambda view: view.memory.copy(), counts.read)
 
     def tail(
         self,
@@ -503,7 +485,8 @@ class Store:
             finally:
                 try:
                     self._log.abandon()
-                    self._writer.generation.close(clean=clean)
+                    generation = self._writer.generation
+                    generation.close(clean=clean and generation.projector.is_flushed)
                 finally:
                     self._held.release()
 
@@ -528,12 +511,12 @@ class Store:
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    def _read(self, work: Callable[[Transaction, Databases], T]) -> T:
-        """Do some work in a read transaction of the serving generation."""
+    def _read(self, kind: type[V], select: Callable[[V], S], work: Callable[[Transaction, Databases, S], T]) -> T:
+        """Do some work in a read transaction, with what is selected from a view's memory at the same moment."""
         while True:
-            environment = self._writer.environment
+            projector = self._writer.projector
             try:
-                return environment.read(work)
+                return projector.read(kind, select, work)
             except EnvironmentClosed:
                 self._check_open()
             except CorruptView as error:
@@ -576,6 +559,45 @@ class Store:
             kind, id = parts_of(key)
             raise InvalidArgument("page_token", f"belongs to a list of {kind} at {names.shown(id)}, not to this one")
         return key
+
+
+def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
+    try:
+        names.check(kind, id)
+    except InvalidArgument as error:
+        return error
+    return key_of(kind, id)
+
+
+def _checked_changes(commit: log_pb2.Commit) -> tuple[list[Change], bool]:
+    """Give what a commit that was made elsewhere holds, and whether it is conditional. Raises `InvalidArgument`."""
+    events = commit.events
+    if not events:
+        raise InvalidArgument("events", "must not be empty")
+    names.check_request_id(commit.request_id)
+    changes = []
+    conditional = False
+    for place, event in enumerate(events):
+        kind, id, op, value = event.kind, event.id, event.op, event.value
+        try:
+            names.check(kind, id)
+            change = Change(key_of(kind, id), kind, value)
+            if op == _DELETE:
+                if value:
+                    raise InvalidArgument("value", "must be empty for a delete")
+                change.value = None
+                conditional = True
+            elif op != _SAVE:
+                raise InvalidArgument("op", f"must be OP_SAVE or OP_DELETE, not {op}")
+            if event.HasField("expected_revision"):
+                change.expected_revision = event.expected_revision
+                conditional = True
+        except InvalidArgument as error:
+            if len(events) == 1:
+                raise
+            raise InvalidArgument(f"events[{place}].{error.field}", error.problem) from error
+        changes.append(change)
+    return changes, conditional
 
 
 def _release(tickets: list[Ticket]) -> None:
@@ -683,5 +705,6 @@ def _catch_up(generation: Generation, log: Log) -> None:
     try:
         for _checkpoint in generation.projector.catch_up(cursor, log.next_revision - 1):
             pass
+        generation.projector.flush()
     finally:
         cursor.close()

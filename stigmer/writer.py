@@ -1,7 +1,8 @@
 """The commit path: one thread that decides, appends, syncs, folds and publishes, a group at a time.
 
 Owns the queue of commits, the writer's thread, and with it the active segment and the views' write transaction. The
-steps of a group are the methods of `Writer` from `_decide` to `_publish`, in that order.
+steps of a group are the methods of `Writer` from `_decide` to `_publish`, in that order. Between groups, and when there
+has been nothing to do for a while, the thread flushes what the views have in memory.
 
 Invariants: an answer is given after the group is durable (as far as the store was asked to make it) and in the
 views; after a failed write or fsync nothing more is answered with success; what one commit does to another's
@@ -14,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from stigmer import config
@@ -34,31 +35,34 @@ from stigmer.errors import (
 from stigmer.horizon import Horizon
 from stigmer.log.log import Log
 from stigmer.model import Committed, Revision
-from stigmer.pb import log_pb2
-from stigmer.views import requests, snapshot
 from stigmer.views.generations import Generation
-from stigmer.views.keys import key_of
-from stigmer.views.view import Databases, FoldCommit, Transaction, fold_commit
+from stigmer.views.keys import parts_of
+from stigmer.views.projector import Projector
+from stigmer.views.requests import Requests
+from stigmer.views.snapshot import Snapshot
+from stigmer.views.view import Change, Databases, FoldCommit, Lookup, Transaction, lookup_in, number
 
 _logger = logging.getLogger("stigmer")
 
-_DELETE = log_pb2.Event.OP_DELETE
 _SLOW_SYNC_SECONDS = 1.0
 
 
 class Ticket:
     """A commit on its way, and then its answer: `committed`, or `error`."""
 
-    __slots__ = ("commit", "committed", "conditional", "context", "error", "payload", "sink")
+    __slots__ = ("changes", "committed", "conditional", "context", "error", "payload", "request_id", "sink")
 
-    def __init__(self, payload: bytes, commit: log_pb2.Commit, conditional: bool, sink: Sink, context: Any) -> None:
-        """Take a commit with its own bytes; `sink` is called with the ticket, among others, once it has its answer.
+    def __init__(
+        self, payload: bytes, changes: Sequence[Change], request_id: str, conditional: bool, sink: Sink, context: Any
+    ) -> None:
+        """Take a commit's own bytes and what they hold; `sink` is called with the ticket once it has its answer.
 
-        `conditional` says whether an event depends on what is there: a delete, or one with an expected revision.
+        `conditional` says whether a change depends on what is there: a delete, or one with an expected revision.
         """
-        self.conditional = conditional
         self.payload = payload
-        self.commit = commit
+        self.changes = changes
+        self.request_id = request_id
+        self.conditional = conditional
         self.sink = sink
         self.context = context
         self.committed: Committed | None = None
@@ -98,16 +102,18 @@ class Writer:
         self._when_room: list[Callable[[], None]] = []
         self._closing = False
         self.failure: StigmerError | None = None
-        # The writer's own; replaced by `use`. Readers look at `environment` and find one or the other.
+        # The writer's own; replaced by `use`. Readers look at `projector` and find one or the other.
         self.generation = generation
-        self.environment = generation.environment
-        self._behind: list[FoldCommit] = []  # in the log, but not in the views: the disk was full
+        self.projector = generation.projector
+        self._behind: list[FoldCommit] = []  # in the log, but not in the views: damaged, with a disk too full to repair
+        self._flush_at: float | None = None  # when what is in the views' memory has to be flushed; None: nothing is
+        self._cannot_flush = False
         self.rebuild: Callable[[], None] | None = None
 
     def use(self, generation: Generation) -> None:
         """Serve from another generation from now on. Only on the writer's thread."""
         self.generation = generation
-        self.environment = generation.environment
+        self.projector = generation.projector
         if self._behind and generation.projector.checkpoint >= self._behind[-1].last_revision:
             self._behind = []
 
@@ -220,10 +226,12 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._lock:
-                while not (self._queue or self._work or self._closing or self.failure):
-                    self._not_empty.wait()
-                if self.failure is not None or (self._closing and not (self._queue or self._work)):
+                while not (self._queue or self._work or self._closing or self.failure or self._must_flush()):
+                    self._not_empty.wait(None if self._flush_at is None else self._flush_at - time.monotonic())
+                if self.failure is not None:
                     return
+                if self._closing and not (self._queue or self._work):
+                    break
                 work = self._work.popleft() if self._work else None
                 if work is not None:
                     work.is_taken = True
@@ -235,7 +243,10 @@ class Writer:
                 continue
             self._tell(waiting)
             try:
-                self._write_group(group)
+                if group:
+                    self._write_group(group)
+                if self._must_flush():
+                    self._flush()
             except StigmerError as error:
                 self._answer(_failed(group, error))
                 self.fail(error)
@@ -245,6 +256,34 @@ class Writer:
                 failed = StorageFailed(self._log.directory, "commit to", repr(error))
                 self._answer(_failed(group, failed))
                 self.fail(failed)
+        try:
+            self.projector.flush()
+        except (CorruptView, DiskFull) as error:
+            _logger.warning("the views are left behind the log, and are mended at the next open: %s", error)
+        except StigmerError as error:
+            self.fail(error)
+
+    def _must_flush(self) -> bool:
+        return self._flush_at is not None and (self.projector.is_full or time.monotonic() >= self._flush_at)
+
+    def _flush(self) -> bool:
+        """Put what the views have in memory into LMDB; False if the disk is too full for it."""
+        try:
+            try:
+                self.projector.flush()
+            except CorruptView as error:
+                self._fold_again(error)
+        except DiskFull as error:
+            if not self._cannot_flush:
+                _logger.error("the views cannot be written: %s", error)
+            self._cannot_flush = True
+            self._flush_at = time.monotonic() + config.UNFLUSHED_SECONDS_MAX
+            return False
+        if self._cannot_flush:
+            _logger.warning("the views can be written again")
+        self._cannot_flush = False
+        self._flush_at = None
+        return True
 
     def _take_group(self) -> list[Ticket]:
         group: list[Ticket] = []
@@ -273,8 +312,8 @@ class Writer:
 
     def _write_group(self, group: list[Ticket]) -> None:
         """Take a group all the way. Raises only what is final."""
-        if self._behind and not self._fold([]):
-            self._refuse_while_behind(group)
+        if (self._behind and not self._fold([])) or (self.projector.is_full and not self._flush()):
+            self._refuse(group)
             return
         try:
             decision = self._decide(group)
@@ -285,7 +324,7 @@ class Writer:
         if commits:
             try:
                 self._log.append(
-                    [(ticket.payload, len(ticket.commit.events)) for ticket in decision.accepted], commits[0].time_ns
+                    [(ticket.payload, len(ticket.changes)) for ticket in decision.accepted], commits[0].time_ns
                 )
             except DiskFull as error:
                 _logger.error("%s", error)
@@ -300,23 +339,25 @@ class Writer:
                 return
         self._publish(group)
 
-    def _refuse_while_behind(self, group: list[Ticket]) -> None:
-        """Answer a group while the views lack commits that are in the log, and still cannot take them."""
+    def _refuse(self, group: list[Ticket]) -> None:
+        """Answer a group while the disk is too full for the views to take what is in the log."""
         in_log = {commit.request_id for commit in self._behind}
         directory = self.generation.directory
+        view = self.projector.view(Requests)
 
         def work(transaction: Transaction, databases: Databases) -> None:
+            lookup = lookup_in(transaction, databases)
             for ticket in group:
-                request_id = ticket.commit.request_id
+                request_id = ticket.request_id
                 if request_id and request_id in in_log:
                     _failed([ticket], _not_visible(directory))
                     continue
                 if request_id:
-                    ticket.committed = requests.lookup(transaction, databases[requests.DATABASE], request_id)
+                    ticket.committed = view.committed(lookup, request_id)
                 if ticket.committed is None:
                     _failed([ticket], DiskFull(directory))
 
-        self.environment.read(work)
+        self.projector.environment.read(work)
         self._answer(group)
 
     def _decide(self, group: list[Ticket]) -> _Decision:
@@ -332,12 +373,12 @@ class Writer:
         time_ns = max(time.time_ns(), self._log.last_time_ns)
 
         def work(transaction: Transaction, databases: Databases) -> _Decision:
-            decision = _Decision(transaction, databases, self._log.next_revision, time_ns)
+            decision = _Decision(self.projector, lookup_in(transaction, databases), self._log.next_revision, time_ns)
             for ticket in group:
                 decision.take(ticket)
             return decision
 
-        return self.environment.read(work)
+        return self.projector.environment.read(work)
 
     def _sync(self) -> None:
         started = time.monotonic()
@@ -347,14 +388,10 @@ class Writer:
             _logger.warning("slow disk: an fsync of the log took %.1f s", took)
 
     def _fold(self, commits: list[FoldCommit]) -> bool:
-        """Fold commits, and first those that a full disk kept out; False if it still does."""
+        """Fold commits, and first those that damaged views could not take; False if the disk is too full to repair."""
         pending = self._behind + commits
         try:
-            self.generation.projector.fold(pending)
-        except DiskFull as error:
-            _logger.error("the views cannot be written: %s", error)
-            self._behind = pending
-            return False
+            self.projector.fold(pending)
         except CorruptView as error:
             try:
                 self._fold_again(error)
@@ -363,6 +400,8 @@ class Writer:
                 self._behind = pending
                 return False
         self._behind = []
+        if self._flush_at is None:
+            self._flush_at = time.monotonic() + config.UNFLUSHED_SECONDS_MAX
         return True
 
     def _fold_again(self, error: CorruptView) -> None:
@@ -386,7 +425,7 @@ class Writer:
             self._horizon.wake()
 
     def _advance(self) -> bool:
-        revision = self.generation.projector.checkpoint
+        revision = self.projector.checkpoint
         moved = revision > self._horizon.revision
         if moved:
             self._horizon.advance(revision)
@@ -407,13 +446,14 @@ class Writer:
 class _Decision:
     """Decides the commits of one group, one after the other, each against what those before it will have done."""
 
-    def __init__(self, transaction: Transaction, databases: Any, next_revision: int, time_ns: int) -> None:
+    def __init__(self, projector: Projector, lookup: Lookup, next_revision: int, time_ns: int) -> None:
         self.accepted: list[Ticket] = []
         self.pending: list[Ticket] = []
         """The accepted, and those that repeat the request of one: all that this group has still to make true."""
         self.commits: list[FoldCommit] = []
-        self._transaction = transaction
-        self._databases = databases
+        self._snapshot = projector.view(Snapshot)
+        self._requests = projector.view(Requests)
+        self._lookup = lookup
         self._next_revision = next_revision
         self._time_ns = time_ns
         self._answered: dict[str, Committed] = {}
@@ -422,24 +462,23 @@ class _Decision:
 
     def take(self, ticket: Ticket) -> None:
         """Accept a commit and number it, or put the answer into its ticket."""
-        commit = ticket.commit
-        request_id = commit.request_id
+        request_id = ticket.request_id
         if request_id:
             if request_id in self._answered:
                 ticket.committed = self._answered[request_id]
                 self.pending.append(ticket)
                 return
-            earlier = requests.lookup(self._transaction, self._databases[requests.DATABASE], request_id)
+            earlier = self._requests.committed(self._lookup, request_id)
             if earlier is not None:
                 ticket.committed = earlier
                 return
         try:
             if ticket.conditional:
-                self._check(commit)
+                self._check(ticket.changes)
         except (NotFound, Conflict) as error:
             ticket.error = error
             return
-        fold = fold_commit(commit, self._next_revision, self._time_ns)
+        fold = number(ticket.changes, request_id, self._next_revision, self._time_ns, len(ticket.payload))
         ticket.committed = Committed(Revision(fold.first_revision), Revision(fold.last_revision))
         if request_id:
             self._answered[request_id] = ticket.committed
@@ -448,19 +487,19 @@ class _Decision:
         self.pending.append(ticket)
         self.commits.append(fold)
 
-    def _check(self, commit: log_pb2.Commit) -> None:
-        """Raise unless every event's precondition holds, each after the events before it."""
+    def _check(self, changes: Sequence[Change]) -> None:
+        """Raise unless every change's precondition holds, each after the changes before it."""
         own: dict[bytes, int] = {}
-        for place, event in enumerate(commit.events):
-            key = key_of(event.kind, event.id)
+        for place, change in enumerate(changes):
+            key = change.key
             now = own[key] if key in own else self._revision_of(key)
-            if event.HasField("expected_revision") and event.expected_revision != now:
-                if event.expected_revision == 0:
-                    raise AlreadyExists(event.kind, event.id, now)
-                raise Conflict(event.kind, event.id, event.expected_revision, now)
-            if event.op == _DELETE:
+            if change.expected_revision is not None and change.expected_revision != now:
+                if change.expected_revision == 0:
+                    raise AlreadyExists(*parts_of(key), now)
+                raise Conflict(*parts_of(key), change.expected_revision, now)
+            if change.value is None:
                 if now == 0:
-                    raise NotFound(event.kind, event.id)
+                    raise NotFound(*parts_of(key))
                 own[key] = 0
             else:
                 own[key] = self._next_revision + place
@@ -473,7 +512,7 @@ class _Decision:
             self._entered += 1
         if key in self._changed:
             return self._changed[key]
-        head = snapshot.read_head(self._transaction, self._databases[snapshot.DATABASE], key)
+        head = self._snapshot.head(self._lookup, key)
         return 0 if head is None else head.revision
 
 

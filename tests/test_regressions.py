@@ -31,6 +31,8 @@ from stigmer.store import Store
 from stigmer.views import environment, generations
 from stigmer.views.generations import Comparison, Generation
 from stigmer.views.projector import Projector
+from stigmer.views.snapshot import Snapshot
+from stigmer.views.view import Lookup
 from stigmer.writer import Ticket
 
 SMALL = StoreOptions(segment_bytes=4096, map_bytes=1 << 20)
@@ -70,6 +72,10 @@ def payload(id: str, request_id: str = "") -> bytes:
 
 def full(*_: object, **__: object) -> Any:
     raise DiskFull("here")
+
+
+def damaged(*_: object) -> None:
+    raise CorruptView("snapshot", "is damaged")
 
 
 # --- the writer --------------------------------------------------------------------------------------------
@@ -132,14 +138,13 @@ def test_damaged_views_on_a_full_disk_do_not_stop_the_store(store: Store, monkey
     """Damage found by a fold: the commit shows once there is room. Found by a decision: nothing is written."""
     store.save("note", "a", b"1")
     snapshot = store._writer.generation.projector.views[0]
-    read = "stigmer.views.snapshot.read_head"
 
-    def damaged(transaction: Any, database: Any, key: bytes) -> None:
+    def damaged_at_c(view: Snapshot, lookup: Lookup, key: bytes) -> None:
         if key == b"note/c":
             raise CorruptView("snapshot", "is damaged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(read, damaged)
+        patch.setattr(Snapshot, "head", damaged_at_c)
         patch.setattr(store._writer, "rebuild", full)
         with pytest.raises(DiskFull):
             store.save("note", "c", b"", expected_revision=0)
@@ -156,7 +161,8 @@ def test_damaged_views_on_a_full_disk_do_not_stop_the_store(store: Store, monkey
 def test_retry_while_the_views_are_behind_gets_its_first_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save("note", "a", b"", request_id="r1")
     with monkeypatch.context() as patch:
-        patch.setattr(store._writer.generation.projector, "fold", full)
+        patch.setattr(store._writer.projector, "fold", damaged)
+        patch.setattr(store._writer, "rebuild", full)
         with pytest.raises(Unavailable):
             store.save("note", "b", b"", request_id="r2")
         assert store.save("note", "a", b"", request_id="r1") == 1
@@ -170,7 +176,8 @@ def test_retry_while_the_views_are_behind_gets_its_first_answer(store: Store, mo
 def test_repair_takes_what_the_views_were_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save("note", "a", b"")
     with monkeypatch.context() as patch:
-        patch.setattr(store._writer.generation.projector, "fold", full)
+        patch.setattr(store._writer.projector, "fold", damaged)
+        patch.setattr(store._writer, "rebuild", full)
         with pytest.raises(Unavailable):
             store.save("note", "b", b"")
     store._writer.run(store._rebuild.in_place)
@@ -232,7 +239,7 @@ while time.monotonic() < end:
         interrupts += 1
     signal.setitimer(signal.ITIMER_REAL, 0)
 assert interrupts > 100, interrupts
-assert not store._writer.environment._gate.inside
+assert not store._writer.projector.environment._gate.inside
 store.save("note", "a", b"")
 store.close()
 """
@@ -379,7 +386,7 @@ def test_replay_replaces_views_in_which_lmdb_gets_lost(store: Store, monkeypatch
 
 def test_lock_file_of_lmdb_has_its_room_from_the_start(store: Store) -> None:
     """LMDB writes it through a map: where the disk has no room for a page, that is SIGBUS."""
-    status = os.stat(Path(store._writer.environment.directory) / "lock.mdb")
+    status = os.stat(Path(store._writer.projector.environment.directory) / "lock.mdb")
     assert status.st_size >= 4096 * 64
     assert status.st_blocks * 512 >= status.st_size
 
@@ -443,7 +450,8 @@ def test_failed_seal_does_not_leave_the_views_open(directory: Path, monkeypatch:
 def test_views_are_marked_as_in_use_before_they_catch_up(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(directory, SMALL)
     store.save("note", "a", b"")
-    monkeypatch.setattr(store._writer.generation.projector, "fold", full)
+    monkeypatch.setattr(store._writer.projector, "fold", damaged)
+    monkeypatch.setattr(store._writer, "rebuild", full)
     with pytest.raises(Unavailable):
         store.save("note", "b", b"")
     store.close()

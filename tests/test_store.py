@@ -942,6 +942,7 @@ def test_page_damaged_under_a_conditional_write_is_mended_first(directory: Path)
     with Store.open(directory, SMALL) as store:
         for n in range(200):
             store.save("note", f"n{n:03}", b"v" * 50)
+        store._writer.run(store._writer.projector.flush)
         path = data_file(directory)
         data = bytearray(path.read_bytes())
         for page in range(2 * 4096, len(data), 4096):

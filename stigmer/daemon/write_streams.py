@@ -82,7 +82,7 @@ class _Unanswered:
         if isinstance(answer, StigmerError):
             self.refuse(answer)
             return
-        self.event_count = len(ticket.commit.events)
+        self.event_count = len(ticket.changes)
         self.answer = answer
         self._changed.set()
 

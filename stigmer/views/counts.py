@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
-from stigmer.views.view import Database, Databases, FoldCommit, Transaction
+from stigmer.views.view import Databases, FoldCommit, Lookup, Transaction
 
 DATABASE = "counts.1"
 
@@ -23,9 +23,12 @@ class Counts:
     name: ClassVar[str] = "counts"
     databases: ClassVar[Sequence[str]] = (DATABASE,)
 
-    def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
+    def __init__(self) -> None:
+        """Start with nothing in memory."""
+        self.memory: dict[str, int] = {}
+
+    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> dict[str, int]:
         """Count up for what came into being and down for what went."""
-        database = databases[DATABASE]
         steps: Counter[str] = Counter()
         for commit in commits:
             for change in commit.changes:
@@ -33,23 +36,33 @@ class Counts:
                     steps[change.kind] -= change.was_there
                 elif not change.was_there:
                     steps[change.kind] += 1
-        for kind, step in steps.items():
-            if step == 0:
-                continue
+        return {kind: self._now(lookup, kind) + step for kind, step in steps.items() if step}
+
+    def _now(self, lookup: Lookup, kind: str) -> int:
+        if kind in self.memory:
+            return self.memory[kind]
+        key = kind.encode()
+        row = lookup(DATABASE, key)
+        return 0 if row is None else _count(key, row)
+
+    def flush(self, transaction: Transaction, databases: Databases) -> None:
+        """Put the numbers that changed; a kind of which there is nothing has no row."""
+        database = databases[DATABASE]
+        for kind, count in self.memory.items():
             key = kind.encode()
-            row = transaction.get(key, db=database)
-            count = step if row is None else _count(key, row) + step
             if count:
                 transaction.put(key, _ROW.pack(_crc(key, _COUNT.pack(count)), count), db=database)
             else:
                 transaction.delete(key, db=database)
 
 
-def read(transaction: Transaction, database: Database) -> dict[str, int]:
-    """Give the number of resources of each kind that has any."""
+def read(transaction: Transaction, databases: Databases, memory: Mapping[str, int]) -> dict[str, int]:
+    """Give the number of resources of each kind that has any; `memory` is that of the view at the same moment."""
     # The checksum is over the key as well, so it is looked at before the key is decoded.
-    rows = [(key, _count(key, row)) for key, row in transaction.cursor(db=database)]
-    return {key.decode(): count for key, count in rows}
+    rows = [(key, _count(key, row)) for key, row in transaction.cursor(db=databases[DATABASE])]
+    counts = {key.decode(): count for key, count in rows}
+    counts.update(memory)
+    return {kind: counts[kind] for kind in sorted(counts) if counts[kind]}
 
 
 def _crc(key: bytes, count: bytes) -> int:

@@ -18,6 +18,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import lmdb
@@ -26,6 +27,7 @@ from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
 from stigmer.views.view import Databases, Transaction
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _DATA_FILE = "data.mdb"
@@ -164,7 +166,7 @@ class Environment:
 
     def begin(self) -> Transaction:
         """Begin a read transaction; `end` it soon, in any case, on any thread."""
-        self._check_process()
+        self.check_process()
         gate = self._gate
         try:
             gate.inside.append(None)
@@ -185,7 +187,8 @@ class Environment:
             if gate.closing:
                 gate.tell()
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
+        """Raise `StigmerError` in a process forked from the one that opened it."""
         if _forks != self._forks:
             raise StigmerError("a store cannot be used in a process forked from the one that opened it")
 
@@ -198,13 +201,27 @@ class Environment:
 
     def read(self, work: Callable[[Transaction, Databases], T]) -> T:
         """Do some work in a read transaction. Raises `CorruptView` where LMDB finds its file damaged."""
-        self._check_process()
+        return self.read_with(nullcontext(), _nothing, lambda transaction, databases, _: work(transaction, databases))
+
+    def read_with(
+        self,
+        moment: AbstractContextManager[object],
+        select: Callable[[], S],
+        work: Callable[[Transaction, Databases, S], T],
+    ) -> T:
+        """Do some work in a read transaction, with what was selected while it began, both inside `moment`.
+
+        Raises `CorruptView` where LMDB finds its file damaged.
+        """
+        self.check_process()
         gate = self._gate
         transaction = None
         try:
             gate.inside.append(None)
-            transaction = self._begin_inside()
-            return work(transaction, self.databases)
+            with moment:
+                transaction = self._begin_inside()
+                selected = select()
+            return work(transaction, self.databases, selected)
         except DAMAGE as error:
             raise CorruptView("environment", f"{self._path}: {error}") from error
         finally:
@@ -218,7 +235,7 @@ class Environment:
 
     def get(self, name: str, key: bytes) -> bytes | None:
         """Give the row under a key of a database, None where there is none; a short cut for `read`."""
-        self._check_process()
+        self.check_process()
         gate = self._gate
         transaction = None
         try:
@@ -288,6 +305,10 @@ class Environment:
         length = (self._env.info()["last_pgno"] + 1) * self._page_bytes
         if _size_of(self._path) < length:
             os.truncate(self._path, length)
+
+
+def _nothing() -> None:
+    """Select nothing."""
 
 
 def _size_of(path: str) -> int:

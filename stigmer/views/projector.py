@@ -1,15 +1,19 @@
-"""Folds commits from the log into all views of one environment.
+"""Folds commits from the log into all views of one environment: into memory first, and from there into LMDB.
 
-Owns the list of views and the checkpoint. A fold is one LMDB transaction: the rows of every view and the checkpoint
-become visible together or not at all.
+Owns the list of views and the checkpoint. What a fold changes becomes visible together or not at all. What is in
+memory is flushed in one LMDB transaction, with the revision up to which LMDB then has everything, so that a key that
+changes often is written once in a while and a crash costs the folding of what was in memory.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+from stigmer import config
 from stigmer.codec import decode_commit
 from stigmer.errors import CorruptLog, CorruptView, InvalidArgument
 from stigmer.log.cursor import Cursor
@@ -18,7 +22,11 @@ from stigmer.views.counts import Counts
 from stigmer.views.environment import Environment
 from stigmer.views.requests import Requests
 from stigmer.views.snapshot import Snapshot
-from stigmer.views.view import Databases, FoldCommit, Transaction, View, fold_commit
+from stigmer.views.view import Databases, FoldCommit, Memory, Transaction, View, lookup_in, number, prepare
+
+S = TypeVar("S")
+T = TypeVar("T")
+V = TypeVar("V", bound=View)
 
 VIEWS: tuple[type[View], ...] = (Snapshot, Counts, Requests)
 """Every view, in the order in which they fold; `snapshot` is first (see `Change.was_there`)."""
@@ -35,23 +43,47 @@ _CATCH_UP_BYTES = 8 * 1024 * 1024
 
 
 class Projector:
-    """Folds into one environment. The writer's thread alone folds; anyone may read."""
+    """Folds into one environment. The writer's thread alone folds and flushes; anyone may read.
+
+    `_moment` guards that memory and LMDB are seen as of one moment: it is held while the memory changes, and by a
+    reader of more than one row while it begins its transaction and takes what it needs from memory.
+    """
 
     def __init__(self, directory: str, map_bytes: int, views: Sequence[type[View]] = VIEWS) -> None:
         """Open the environment in a directory. Raises `CorruptView` if it is damaged or has another layout."""
-        self.views = [view() for view in views]
+        self.views: Sequence[View] = [view() for view in views]
+        self._by_class: dict[type[View], Any] = {type(view): view for view in self.views}
         self.environment = Environment(directory, map_bytes, [name for view in views for name in view.databases])
         self._meta = self.environment.databases["meta"]
+        self._moment = threading.Lock()
         try:
-            self.checkpoint = self.environment.read(self._read_checkpoint)
+            self.flushed = self.environment.read(self._read_checkpoint)
         except BaseException:
             self.environment.close()
             raise
+        self.checkpoint = self.flushed
+        """The last revision folded: what readers see. Up to `flushed` it is in LMDB, beyond that in memory."""
+        self._unflushed_bytes = 0
+
+    # --- folding and flushing ----------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether memory holds so much that it should be flushed before more is folded."""
+        return (
+            self.checkpoint - self.flushed >= config.UNFLUSHED_EVENTS_MAX
+            or self._unflushed_bytes >= config.UNFLUSHED_BYTES_MAX
+        )
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether LMDB has everything that was folded."""
+        return self.flushed == self.checkpoint
 
     def fold(self, commits: Sequence[FoldCommit]) -> None:
-        """Fold commits that follow the checkpoint, all in one transaction.
+        """Fold commits that follow the checkpoint; readers see all of them at once.
 
-        Raises `DiskFull`, `CorruptView` or `StorageFailed`, having changed nothing.
+        Raises `CorruptView` or `StorageFailed`, having changed nothing.
         """
         if not commits:
             return
@@ -59,21 +91,45 @@ class Projector:
             raise CorruptView(
                 "checkpoint", f"is {self.checkpoint}; {commits[0].first_revision} cannot be folded onto it"
             )
-        last = commits[-1].last_revision
+
+        def work(transaction: Transaction, databases: Databases) -> list[Memory]:
+            lookup = lookup_in(transaction, databases)
+            return [view.fold(lookup, commits) for view in self.views]
+
+        entries = self.environment.read(work)
+        self._unflushed_bytes += sum(commit.size for commit in commits)
+        with self._moment:
+            for view, more in zip(self.views, entries, strict=True):
+                view.memory.update(more)
+            self.checkpoint = commits[-1].last_revision
+
+    def flush(self) -> None:
+        """Put what is in memory into LMDB, and the checkpoint with it, in one transaction.
+
+        Raises `DiskFull`, `CorruptView` or `StorageFailed`, having changed nothing: readers still find it in memory.
+        """
+        last = self.checkpoint
+        if last == self.flushed:
+            return
 
         def work(transaction: Transaction) -> None:
             for view in self.views:
-                view.fold(transaction, self.environment.databases, commits)
+                view.flush(transaction, self.environment.databases)
             revision = _REVISION.pack(last)
             transaction.put(_CHECKPOINT_KEY, _CHECKPOINT.pack(crc32c(0, revision), last), db=self._meta)
 
         self.environment.write(work)
-        self.checkpoint = last
+        with self._moment:
+            for view in self.views:
+                view.memory = {}
+        self._unflushed_bytes = 0
+        self.flushed = last
 
     def catch_up(self, cursor: Cursor, upto_revision: int) -> Iterator[int]:
-        """Fold what the cursor gives, up to a revision; give the checkpoint after each transaction.
+        """Fold what the cursor gives, up to a revision; give the checkpoint from time to time.
 
-        The cursor starts at the checkpoint. Raises `CorruptLog` where the log is damaged or holds what is no commit.
+        The cursor starts at the checkpoint. What is folded is flushed as memory fills, but the last of it. Raises
+        `CorruptLog` where the log is damaged or holds what is no commit.
         """
         while self.checkpoint < upto_revision:
             frames = cursor.read(upto_revision, _CATCH_UP_BYTES)
@@ -85,9 +141,28 @@ class Projector:
                     raise _not_a_commit(cursor, frame.first_revision) from error
                 if len(commit.events) != frame.event_count:
                     raise _not_a_commit(cursor, frame.first_revision)
-                commits.append(fold_commit(commit, frame.first_revision, frame.time_ns))
+                commits.append(
+                    number(prepare(commit), commit.request_id, frame.first_revision, frame.time_ns, len(frame.payload))
+                )
             self.fold(commits)
+            if self.is_full:
+                self.flush()
             yield self.checkpoint
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def view(self, kind: type[V]) -> V:
+        """Give the view of a class."""
+        view: V = self._by_class[kind]
+        return view
+
+    def read(self, kind: type[V], select: Callable[[V], S], work: Callable[[Transaction, Databases, S], T]) -> T:
+        """Do some work in a read transaction, with what `select` takes from a view's memory at the same moment.
+
+        `select` must be quick, for nothing is folded meanwhile. Raises `CorruptView`, `EnvironmentClosed`.
+        """
+        view = self.view(kind)
+        return self.environment.read_with(self._moment, lambda: select(view), work)
 
     # --- meta --------------------------------------------------------------------------------------------
 

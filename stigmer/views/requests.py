@@ -1,7 +1,7 @@
 """The `requests` view: which commits had which request id, so that a retried write is applied once.
 
-Remembers the last `config.REQUEST_IDS_KEPT` commits that had an id. An id that comes again after it was forgotten is
-a new commit; the fold then lets the later one win.
+Remembers the last `config.REQUEST_IDS_KEPT` commits that had an id, and those not flushed yet. An id that comes again
+after it was forgotten is a new commit; the fold then lets the later one win.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stigmer import config
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
 from stigmer.model import Committed, Revision
-from stigmer.views.view import Database, Databases, FoldCommit, Transaction
+from stigmer.views.view import Database, Databases, FoldCommit, Lookup, Transaction
 
 DATABASE = "requests.1"
 ORDER_DATABASE = "requests_order.1"
@@ -30,20 +30,40 @@ class Requests:
     name: ClassVar[str] = "requests"
     databases: ClassVar[Sequence[str]] = (DATABASE, ORDER_DATABASE)
 
-    def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
-        """Enter the commits' ids, then forget the oldest beyond the number that is kept."""
-        database, order = databases[DATABASE], databases[ORDER_DATABASE]
-        entered = False
+    def __init__(self) -> None:
+        """Start with nothing in memory."""
+        # By first revision where the flush needs the order of commits, by id where one is looked up.
+        self.memory: dict[int | str, str | Committed] = {}
+
+    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> dict[int | str, str | Committed]:
+        """Enter the commits' ids."""
+        entries: dict[int | str, str | Committed] = {}
         for commit in commits:
-            if commit.request_id:
-                key = commit.request_id.encode()
-                revisions = _REVISIONS.pack(commit.first_revision, commit.last_revision)
-                row = _ROW.pack(_crc(key, revisions), commit.first_revision, commit.last_revision)
-                transaction.put(key, row, db=database)
-                transaction.put(_ORDER_KEY.pack(commit.first_revision), key, db=order, append=True)
-                entered = True
-        if entered:
-            self._forget(transaction, database, order)
+            request_id = commit.request_id
+            if request_id:
+                entries[commit.first_revision] = request_id
+                entries[request_id] = Committed(Revision(commit.first_revision), Revision(commit.last_revision))
+        return entries
+
+    def flush(self, transaction: Transaction, databases: Databases) -> None:
+        """Put the ids, then forget the oldest beyond the number that is kept."""
+        if not self.memory:
+            return
+        database, order = databases[DATABASE], databases[ORDER_DATABASE]
+        rows, places = [], []
+        for name, entry in self.memory.items():
+            if isinstance(entry, Committed):
+                assert isinstance(name, str)
+                key = name.encode()
+                crc = _crc(key, _REVISIONS.pack(entry.first_revision, entry.last_revision))
+                rows.append((key, _ROW.pack(crc, entry.first_revision, entry.last_revision)))
+            else:
+                places.append((_ORDER_KEY.pack(name), entry.encode()))
+        with transaction.cursor(db=database) as cursor:
+            cursor.putmulti(sorted(rows))
+        with transaction.cursor(db=order) as cursor:
+            cursor.putmulti(places, append=True)
+        self._forget(transaction, database, order)
 
     def _forget(self, transaction: Transaction, database: Database, order: Database) -> None:
         excess = transaction.stat(order)["entries"] - config.REQUEST_IDS_KEPT
@@ -55,20 +75,22 @@ class Requests:
                 order_key, key = cursor.item()
                 if len(order_key) != _ORDER_KEY.size:
                     raise CorruptView("requests", "the order of the requests is damaged")
-                found = _lookup(transaction, database, key)
+                found = _committed(key, transaction.get(key, db=database))
                 # The id may have been used again since; then the later commit's row stays.
                 if found is not None and found.first_revision == _ORDER_KEY.unpack(order_key)[0]:
                     transaction.delete(key, db=database)
                 cursor.delete()
 
+    def committed(self, lookup: Lookup, request_id: str) -> Committed | None:
+        """Give the revisions of the commit that had this id, if it is remembered."""
+        entry = self.memory.get(request_id)
+        if isinstance(entry, Committed):
+            return entry
+        key = request_id.encode()
+        return _committed(key, lookup(DATABASE, key))
 
-def lookup(transaction: Transaction, database: Database, request_id: str) -> Committed | None:
-    """Give the revisions of the commit that had this id, if it is remembered."""
-    return _lookup(transaction, database, request_id.encode())
 
-
-def _lookup(transaction: Transaction, database: Database, key: bytes) -> Committed | None:
-    row = transaction.get(key, db=database)
+def _committed(key: bytes, row: bytes | None) -> Committed | None:
     if row is None:
         return None
     if len(row) != _ROW.size or _ROW.unpack(row)[0] != _crc(key, row[4:]):

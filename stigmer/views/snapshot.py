@@ -7,14 +7,16 @@ and List give the message's bytes out as they lie; `verified` checks the CRC fir
 from __future__ import annotations
 
 import functools
+import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
 from stigmer.model import Resource
-from stigmer.views.view import Change, Database, Databases, FoldCommit, Transaction
+from stigmer.views.environment import Environment
+from stigmer.views.view import Change, Databases, FoldCommit, Lookup, Transaction
 
 DATABASE = "snapshot.1"
 
@@ -26,7 +28,9 @@ _FIXED_VALUES = struct.Struct("<xQxQxqxq")
 _KIND_TAG, _ID_TAG, _VALUE_TAG = b"\x2a", b"\x32", b"\x3a"
 _MESSAGE = _CRC.size
 
-_KNOWN_MAX = 32_768
+_KNOWN_MAX = 65_536
+
+_key_of = operator.attrgetter("key")
 
 
 class Head(NamedTuple):
@@ -45,15 +49,15 @@ class Snapshot:
 
     def __init__(self) -> None:
         """Start without knowing any row."""
+        self.memory: dict[bytes, Change] = {}
         # The creation (revision, time) of keys folded lately, so that their rows, which may be large, need not be
         # read for it; None where the key is not there. It holds for the state after revision `_known_at`.
         self._known: dict[bytes, tuple[int, int] | None] = {}
         self._known_at = 0
 
-    def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
-        """Put the last state of each key that the commits change, and note in each change whether the key was there."""
-        database = databases[DATABASE]
-        # A transaction that failed and is tried again does not follow on what was noted for it.
+    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> dict[bytes, Change]:
+        """Give the last change of each key, having noted in each change when its key came into being."""
+        # A fold that failed and is tried again does not follow on what was noted for it.
         if commits[0].first_revision != self._known_at + 1 or len(self._known) > _KNOWN_MAX:
             self._known = {}
         known = self._known
@@ -62,37 +66,107 @@ class Snapshot:
         for commit in commits:
             for change in commit.changes:
                 key = change.key
-                if key in known:
+                try:
                     created = known[key]
+                except KeyError:
+                    created = self._creation(lookup, key)
+                if change.value is None:
+                    change.was_there = created is not None
+                    known[key] = None
+                elif created is None:
+                    change.created_revision = change.revision
+                    change.created_at_ns = change.time_ns
+                    known[key] = (change.revision, change.time_ns)
                 else:
-                    head = read_head(transaction, database, key)
-                    created = None if head is None else (head.created_revision, head.created_at_ns)
-                if created is not None:
                     change.was_there = True
-                    known[key] = None if change.value is None else created
-                else:
-                    known[key] = None if change.value is None else (change.revision, change.time_ns)
+                    change.created_revision, change.created_at_ns = created
+                    known[key] = created
                 last[key] = change
         self._known_at = commits[-1].last_revision
+        return last
+
+    def _creation(self, lookup: Lookup, key: bytes) -> tuple[int, int] | None:
+        head = self.head(lookup, key)
+        return None if head is None else (head.created_revision, head.created_at_ns)
+
+    def head(self, lookup: Lookup, key: bytes) -> Head | None:
+        """Give revision and creation of what is under a key, None where there is nothing. Checksums are verified."""
+        change = self.memory.get(key)
+        if change is not None:
+            if change.value is None:
+                return None
+            return Head(change.revision, change.created_revision, change.created_at_ns)
+        row = lookup(DATABASE, key)
+        if row is None:
+            return None
+        _, revision, _, created_revision, _, created_at_ns, _, _ = _FIXED.unpack_from(verified(key, row))
+        return Head(revision, created_revision, created_at_ns)
+
+    def get(self, environment: Environment, key: bytes) -> bytes | None:
+        """Give the serialized `Resource` under a key, None where there is none."""
+        # Memory first: what it does not have any more is in LMDB when the transaction begins.
+        change = self.memory.get(key)
+        if change is None:
+            row = environment.get(DATABASE, key)
+            return None if row is None else verified(key, row)
+        environment.check_process()
+        return None if change.value is None else message_of(change)
+
+    def in_memory(self, start: bytes, after: bytes) -> list[Change]:
+        """Give what memory has of keys that begin with `start` and lie behind `after`, in no order."""
+        return [change for key, change in self.memory.items() if key.startswith(start) and key > after]
+
+    def flush(self, transaction: Transaction, databases: Databases) -> None:
+        """Put the rows of the keys that changed."""
+        database = databases[DATABASE]
+        memory = self.memory
         rows = []
         # In the order of the keys, neighbours fall on the same pages.
-        for key in sorted(last):
-            created = known[key]
-            if created is None:
+        for key in sorted(memory):
+            change = memory[key]
+            if change.value is None:
                 transaction.delete(key, db=database)
             else:
-                rows.append((key, _row(key, last[key], created)))
+                message = message_of(change)
+                rows.append((key, _CRC.pack(crc32c(crc32c(0, key), message)) + message))
         with transaction.cursor(db=database) as cursor:
             cursor.putmulti(rows)
 
 
-def read_head(transaction: Transaction, database: Database, key: bytes) -> Head | None:
-    """Read revision and creation of the row under a key; None where there is none. The checksum is verified."""
-    row = transaction.get(key, db=database)
-    if row is None:
-        return None
-    _, revision, _, created_revision, _, created_at_ns, _, _ = _FIXED.unpack_from(verified(key, row))
-    return Head(revision, created_revision, created_at_ns)
+def message_in(transaction: Transaction, databases: Databases, in_memory: Change | None, key: bytes) -> bytes | None:
+    """Give the serialized `Resource` under a key, None where there is none; `in_memory` is what memory has of it."""
+    if in_memory is None:
+        row = transaction.get(key, db=databases[DATABASE])
+        return None if row is None else verified(key, row)
+    return None if in_memory.value is None else message_of(in_memory)
+
+
+def messages(
+    transaction: Transaction, databases: Databases, in_memory: Sequence[Change], start: bytes, after: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """Give key and serialized `Resource` of the keys that begin with `start` and lie behind `after`, in their order.
+
+    `in_memory` is what the view's method of that name gave for the moment of the transaction.
+    """
+    changes = iter(sorted(in_memory, key=_key_of))
+    change = next(changes, None)
+    with transaction.cursor(db=databases[DATABASE]) as cursor:
+        if cursor.set_range(max(start, after)):
+            for key, row in cursor.iternext():
+                if not key.startswith(start):
+                    break
+                if key == after:
+                    continue
+                while change is not None and change.key < key:
+                    if change.value is not None:
+                        yield change.key, message_of(change)
+                    change = next(changes, None)
+                if change is None or change.key != key:
+                    yield key, verified(key, row)
+    while change is not None:
+        if change.value is not None:
+            yield change.key, message_of(change)
+        change = next(changes, None)
 
 
 def verified(key: bytes, row: bytes) -> bytes:
@@ -127,26 +201,29 @@ def resource_of(kind: str, message: bytes) -> Resource:
     return Resource(kind, id, value, revision, created_revision, created_at_ns, updated_at_ns)
 
 
-def _row(key: bytes, last: Change, created: tuple[int, int]) -> bytes:
-    value = last.value or b""
-    id = key[len(last.kind) + 1 :]
-    message = (
-        _FIXED.pack(
-            _REVISION_TAG,
-            last.revision,
-            _CREATED_REVISION_TAG,
-            created[0],
-            _CREATED_AT_TAG,
-            created[1],
-            _UPDATED_AT_TAG,
-            last.time_ns,
+def message_of(change: Change) -> bytes:
+    """Give the serialized `Resource` that a save left behind, in the canonical form."""
+    value = change.value or b""
+    id = change.key[len(change.kind) + 1 :]
+    size = len(value)
+    return b"".join(
+        (
+            _FIXED.pack(
+                _REVISION_TAG,
+                change.revision,
+                _CREATED_REVISION_TAG,
+                change.created_revision,
+                _CREATED_AT_TAG,
+                change.created_at_ns,
+                _UPDATED_AT_TAG,
+                change.time_ns,
+            ),
+            _before_id(change.kind, len(id)),
+            id,
+            _BEFORE_VALUE[size] if size < _SIZES_PREPARED else _before_value(size),
+            value,
         )
-        + _before_id(last.kind, len(id))
-        + id
-        + (_BEFORE_VALUE[len(value)] if len(value) < _SIZES_PREPARED else _before_value(len(value)))
-        + value
     )
-    return _CRC.pack(crc32c(crc32c(0, key), message)) + message
 
 
 @functools.lru_cache(maxsize=4096)

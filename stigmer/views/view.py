@@ -1,11 +1,11 @@
-"""What a view is: named databases and a fold.
+"""What a view is: named databases, a fold into memory, and a flush of that into LMDB.
 
 To add a view: write a module with a class of this shape, and enter it in `projector.VIEWS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -24,16 +24,21 @@ _SAVE = log_pb2.Event.OP_SAVE
 
 
 class Change(msgspec.Struct, gc=False):
-    """One event, ready to be folded."""
+    """One event, ready to be folded. Afterwards, it is what the `snapshot` has of its key until it is flushed."""
 
-    revision: int
-    time_ns: int
     key: bytes
     kind: str
     value: bytes | None
     """None for a delete."""
+    expected_revision: int | None = None
+    """The precondition that its commit was accepted with."""
+    revision: int = 0
+    time_ns: int = 0
+    # Filled in by `snapshot`, which folds before all other views.
     was_there: bool = False
-    """Whether the resource existed before this event. Filled in by `snapshot`, which folds before all other views."""
+    """Whether the resource existed before this event."""
+    created_revision: int = 0
+    created_at_ns: int = 0
 
 
 class FoldCommit(NamedTuple):
@@ -43,34 +48,72 @@ class FoldCommit(NamedTuple):
     last_revision: int
     time_ns: int
     request_id: str
-    changes: list[Change]
+    size: int
+    """The bytes of its payload."""
+    changes: Sequence[Change]
+
+
+Lookup = Callable[[str, bytes], bytes | None]
+"""Gives the row of a database under a key, as it was flushed."""
+
+Memory = dict[Any, Any]
+"""What one view has folded and not flushed: the last state of each thing that changed. Never holds a thing twice."""
 
 
 class View(Protocol):
-    """State that is folded from the log: one instance for each environment, made without arguments."""
+    """State that is folded from the log: one instance for each environment, made without arguments.
+
+    What was folded is first in `memory`, where readers look before they look into LMDB, and goes there with the next
+    flush. `memory` is replaced at a flush and updated in one step at the end of a fold, by the projector: a fold only
+    gives the entries. Nobody who reads may change it.
+    """
 
     name: ClassVar[str]
     """The view's name, as people see it."""
     databases: ClassVar[Sequence[str]]
     """The names of its databases, each with the version of its layout: `snapshot.1`."""
+    memory: Memory
 
-    def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
-        """Apply commits, in order, to the view's rows.
+    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> Memory:
+        """Give what `memory` is to be updated with after these commits, which follow what was folded before.
 
-        A function of the rows and the commits alone. Folding commits one by one or many at a time gives the same rows.
+        A function of rows, memory and commits alone: folding commits one by one or many at a time, with flushes
+        wherever they fall, gives the same rows in the end.
         """
 
+    def flush(self, transaction: Transaction, databases: Databases) -> None:
+        """Put what `memory` holds into the databases. May be called again with a new transaction after a failure."""
 
-def fold_commit(commit: log_pb2.Commit, first_revision: int, time_ns: int) -> FoldCommit:
-    """Make a parsed commit ready to be folded."""
-    changes = [
+
+def lookup_in(transaction: Transaction, databases: Databases) -> Lookup:
+    """Give a lookup of rows in a transaction."""
+    get = transaction.get
+
+    def lookup(database: str, key: bytes) -> bytes | None:
+        row: bytes | None = get(key, db=databases[database])
+        return row
+
+    return lookup
+
+
+def prepare(commit: log_pb2.Commit) -> list[Change]:
+    """Make the events of a parsed commit, which follows the rules, ready to be numbered and folded."""
+    return [
         Change(
-            revision,
-            time_ns,
             key_of(kind := event.kind, event.id),
             kind,
             event.value if event.op == _SAVE else None,
+            event.expected_revision if event.HasField("expected_revision") else None,
         )
-        for revision, event in enumerate(commit.events, first_revision)
+        for event in commit.events
     ]
-    return FoldCommit(first_revision, first_revision + len(changes) - 1, time_ns, commit.request_id, changes)
+
+
+def number(changes: Sequence[Change], request_id: str, first_revision: int, time_ns: int, size: int) -> FoldCommit:
+    """Give a commit's changes their revisions and time; `size` is that of its payload, in bytes."""
+    revision = first_revision
+    for change in changes:
+        change.revision = revision
+        change.time_ns = time_ns
+        revision += 1
+    return FoldCommit(first_revision, revision - 1, time_ns, request_id, size, changes)

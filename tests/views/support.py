@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from stigmer.pb import log_pb2
 from stigmer.views.projector import Projector
-from stigmer.views.view import Databases, FoldCommit, Transaction, fold_commit
+from stigmer.views.view import Databases, FoldCommit, Transaction, number, prepare
 
 MAP_BYTES = 1 << 20
 START_NS = 1_767_225_600_000_000_000
@@ -27,7 +27,7 @@ def fold_commits(commits: Sequence[tuple[list[Change], str]], after: int = 0) ->
             for kind, id, value in changes
         ]
         commit = log_pb2.Commit(events=events, request_id=request_id)
-        made.append(fold_commit(commit, after + 1, START_NS + after))
+        made.append(number(prepare(commit), request_id, after + 1, START_NS + after, commit.ByteSize()))
         after += len(events)
     return made
 
@@ -52,7 +52,8 @@ def random_commits(seed: int, commits: int) -> list[tuple[list[Change], str]]:
 
 
 def rows(projector: Projector) -> dict[str, list[tuple[bytes, bytes]]]:
-    """Every row of every database of an environment."""
+    """Every row of every database of an environment, once all is there."""
+    projector.flush()
 
     def work(transaction: Transaction, databases: Databases) -> dict[str, list[tuple[bytes, bytes]]]:
         return {name: list(transaction.cursor(db=database)) for name, database in databases.items()}

@@ -13,9 +13,12 @@ from stigmer import codec, config
 from stigmer.errors import CorruptView
 from stigmer.model import Committed
 from stigmer.pb import store_pb2
-from stigmer.views import counts, requests, snapshot
+from stigmer.views import counts, snapshot
+from stigmer.views.counts import Counts
 from stigmer.views.projector import VIEWS, Projector
-from stigmer.views.view import Databases, FoldCommit, Transaction
+from stigmer.views.requests import Requests
+from stigmer.views.snapshot import Snapshot
+from stigmer.views.view import Databases, FoldCommit, Lookup, Memory, Transaction, lookup_in
 from views.support import MAP_BYTES, START_NS, Change, fold_commits, random_commits, rows
 
 OpenProjector = Callable[..., Projector]
@@ -48,13 +51,14 @@ def in_batches(commits: list[FoldCommit], source: random.Random) -> Iterator[lis
 def test_any_batching_gives_the_same_rows(
     open_projector: OpenProjector, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    """Folding one by one, all at once, or in any batches, into one environment or over reopenings, is all the same."""
+    """Folding one by one, all at once, or in any batches, with flushes and reopenings anywhere, is all the same."""
     monkeypatch.setattr(config, "REQUEST_IDS_KEPT", kept)
     for seed in range(8):
         commits = random_commits(seed, 120)
         one_by_one = open_projector(f"{seed}-single")
         for commit in fold_commits(commits):
             one_by_one.fold([commit])
+            one_by_one.flush()
         expected = rows(one_by_one)
         assert len(expected["requests_order.1"]) <= kept
         at_once = open_projector(f"{seed}-all")
@@ -65,7 +69,10 @@ def test_any_batching_gives_the_same_rows(
             projector = open_projector(name)
             for place, batch in enumerate(in_batches(fold_commits(commits), random.Random(batching))):
                 projector.fold(batch)
+                if place % 3 == 2:
+                    projector.flush()
                 if place % 5 == 4:
+                    projector.flush()
                     projector.environment.close()
                     projector = open_projector(name)
             assert rows(projector) == expected
@@ -76,16 +83,23 @@ def test_oldest_request_ids_are_forgotten(open_projector: OpenProjector, monkeyp
     monkeypatch.setattr(config, "REQUEST_IDS_KEPT", 3)
     projector = open_projector()
     change: list[Change] = [("note", "a", b"")]
-    projector.fold(fold_commits([(change, id) for id in ("a", "b", "", "a", "c", "")]))
-    found = {
-        id: projector.environment.read(lambda t, d, id=id: requests.lookup(t, d["requests.1"], id)) for id in "abcd"
-    }
-    assert found == {"a": Committed(4, 4), "b": Committed(2, 2), "c": Committed(5, 5), "d": None}
-    projector.fold(fold_commits([(change, "d")], after=6))
-    found = {
-        id: projector.environment.read(lambda t, d, id=id: requests.lookup(t, d["requests.1"], id)) for id in "abcd"
-    }
-    assert found == {"a": Committed(4, 4), "b": None, "c": Committed(5, 5), "d": Committed(7, 7)}
+    view = projector.view(Requests)
+
+    def found() -> dict[str, Committed | None]:
+        return projector.environment.read(
+            lambda transaction, databases: {id: view.committed(lookup_in(transaction, databases), id) for id in "abcd"}
+        )
+
+    for flushes in (False, True):
+        projector.fold(fold_commits([(change, id) for id in ("a", "b", "", "a", "c", "")], projector.checkpoint))
+        if flushes:
+            projector.flush()
+        after = projector.checkpoint - 6
+        expected = {"a": 4, "b": 2, "c": 5}
+        assert found() == {id: Committed(after + at, after + at) for id, at in expected.items()} | {"d": None}
+    projector.fold(fold_commits([(change, "d")], projector.checkpoint))
+    projector.flush()
+    assert {id: one and one.last_revision for id, one in found().items()} == {"a": 10, "b": None, "c": 11, "d": 13}
 
 
 @pytest.mark.parametrize("kind", ["n", "agent_execution", "k" * 64])
@@ -158,44 +172,106 @@ def test_counts_follow_saves_and_deletes(open_projector: OpenProjector) -> None:
     ]
     for changes, expected in steps:
         projector.fold(fold_commits([(changes, "")], projector.checkpoint))
-        found = projector.environment.read(lambda t, d: counts.read(t, d["counts.1"]))
-        assert found == expected
+        for _ in range(2):
+            found = projector.read(Counts, lambda view: dict(view.memory), counts.read)
+            assert found == expected
+            projector.flush()
 
 
 class Failing:
-    """A view that puts a row, then fails."""
+    """A view that fails when it folds, or behind a row that it has put."""
 
     name: ClassVar[str] = "failing"
     databases: ClassVar[Sequence[str]] = ("failing.1",)
-    fails = True
 
-    def fold(self, transaction: Transaction, databases: Databases, commits: Sequence[FoldCommit]) -> None:
-        transaction.put(b"key", b"row", db=databases["failing.1"])
-        if self.fails:
+    def __init__(self) -> None:
+        self.memory: Memory = {}
+        self.fails_to = ""
+
+    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> Memory:
+        if self.fails_to == "fold":
+            raise ZeroDivisionError
+        return {b"key": b"row"}
+
+    def flush(self, transaction: Transaction, databases: Databases) -> None:
+        for key, row in self.memory.items():
+            transaction.put(key, row, db=databases["failing.1"])
+        if self.fails_to == "flush":
             raise ZeroDivisionError
 
 
 def test_failing_view_leaves_nothing_of_the_fold(open_projector: OpenProjector) -> None:
-    """Rows of all views and the checkpoint are one transaction; after a failure the same commits can be folded."""
+    """Memory of all views and the checkpoint change together; after a failure the same commits can be folded."""
     projector = open_projector(views=(*VIEWS, Failing))
     commits = fold_commits(random_commits(1, 20))
     failing = projector.views[-1]
     assert isinstance(failing, Failing)
-    failing.fails = False
     projector.fold(commits[:10])
     before = rows(projector)
-    failing.fails = True
+    failing.fails_to = "fold"
     with pytest.raises(ZeroDivisionError):
         projector.fold(commits[10:])
     assert rows(projector) == before
     assert projector.checkpoint == commits[9].last_revision
-    failing.fails = False
+    failing.fails_to = ""
     projector.fold(commits[10:])
     after = rows(projector)
     straight = open_projector("straight", views=(*VIEWS, Failing))
-    straight.views[-1].fails = False  # type: ignore[attr-defined]
     straight.fold(fold_commits(random_commits(1, 20)))
     assert rows(straight) == after
+
+
+def test_failing_flush_leaves_everything_in_memory(open_projector: OpenProjector) -> None:
+    """Rows of all views and the checkpoint are one transaction; readers of memory see no difference."""
+    projector = open_projector(views=(*VIEWS, Failing))
+    commits = fold_commits(random_commits(1, 20))
+    failing = projector.views[-1]
+    assert isinstance(failing, Failing)
+    projector.fold(commits[:10])
+    before = rows(projector)
+    projector.fold(commits[10:])
+    memory = [dict(view.memory) for view in projector.views]
+    failing.fails_to = "flush"
+    with pytest.raises(ZeroDivisionError):
+        projector.flush()
+    assert [view.memory for view in projector.views] == memory
+    assert (projector.flushed, projector.checkpoint) == (commits[9].last_revision, commits[-1].last_revision)
+    assert before == projector.environment.read(
+        lambda transaction, databases: {
+            name: list(transaction.cursor(db=database)) for name, database in databases.items()
+        }
+    )
+    failing.fails_to = ""
+    straight = open_projector("straight", views=(*VIEWS, Failing))
+    straight.fold(fold_commits(random_commits(1, 20)))
+    assert rows(projector) == rows(straight)
+
+
+def messages(projector: Projector, start: bytes, after: bytes) -> list[tuple[bytes, bytes]]:
+    return projector.read(
+        Snapshot,
+        lambda view: view.in_memory(start, after),
+        lambda transaction, databases, changes: list(snapshot.messages(transaction, databases, changes, start, after)),
+    )
+
+
+def test_reads_of_memory_and_lmdb_are_what_a_flush_gives(open_projector: OpenProjector) -> None:
+    """Keys saved, deleted and saved again, some in LMDB and some in memory, read as they do once all is flushed."""
+    for seed in range(20):
+        commits = fold_commits(random_commits(seed, 30))
+        mixed, flushed = open_projector(f"{seed}-mixed"), open_projector(f"{seed}-flushed")
+        for place, commit in enumerate(commits):
+            for projector in (mixed, flushed):
+                projector.fold([commit])
+            flushed.flush()
+            if place % 10 == 3:
+                mixed.flush()
+            for start in (b"note/", b"task/", b"x/", b"note/c", b"none/"):
+                for after in (b"", b"note/b", b"note/c", b"x/f"):
+                    assert messages(mixed, start, after) == messages(flushed, start, after)
+        for key in (b"note/a", b"note/b", b"x/c", b"x/none"):
+            one, other = (each.view(Snapshot).get(each.environment, key) for each in (mixed, flushed))
+            assert one == other
 
 
 def test_fold_takes_only_what_follows(open_projector: OpenProjector) -> None:
@@ -208,16 +284,18 @@ def test_fold_takes_only_what_follows(open_projector: OpenProjector) -> None:
             projector.fold(wrong)
     projector.fold([])
     projector.fold(commits[3:])
+    projector.flush()
     projector.environment.close()
     assert open_projector().checkpoint == commits[-1].last_revision
 
 
-def test_fold_into_a_map_that_has_to_grow(open_projector: OpenProjector) -> None:
-    """A fold for which the map is too small is done again in a larger one, with the same rows."""
+def test_flush_into_a_map_that_has_to_grow(open_projector: OpenProjector) -> None:
+    """A flush for which the map is too small is done again in a larger one, with the same rows."""
     commits = random_commits(3, 2000)
     small, large = open_projector("small", 64 * 1024), open_projector("large", 1 << 26)
     for projector in (small, large):
         for batch in in_batches(fold_commits(commits), random.Random(3)):
             projector.fold(batch)
+            projector.flush()
         projector.fold(fold_commits([([("big", "x", bytes(5_000_000))], "")], projector.checkpoint))
     assert rows(small) == rows(large)
