@@ -60,9 +60,9 @@ from stigmer.views import counts, generations, snapshot
 from stigmer.views.counts import Counts
 from stigmer.views.environment import EnvironmentClosed
 from stigmer.views.generations import Generation
-from stigmer.views.keys import key_of, parts_of, range_of
+from stigmer.views.keys import checked_key_of, parts_of, range_of
 from stigmer.views.snapshot import Snapshot
-from stigmer.views.view import Change, Databases, Transaction, View, prepare
+from stigmer.views.view import Change, Databases, Transaction, View
 from stigmer.writer import Sink, Ticket, Writer
 
 S = TypeVar("S")
@@ -186,7 +186,7 @@ class Store:
         """Queue changes as one commit, waiting while the queue is full."""
         commit = codec.commit_of(changes, request_id)
         payload = commit.SerializeToString()
-        prepared = prepare(commit)
+        prepared = _prepared(changes, commit)
         self._check_sizes(prepared, payload)
         conditional = any(change.value is None or change.expected_revision is not None for change in prepared)
         ticket = Ticket(payload, prepared, commit.request_id, conditional, sink, context)
@@ -243,8 +243,7 @@ class Store:
 
     def get_row(self, kind: str, id: str) -> bytes:
         """Give a resource as a serialized `stigmer.store.v1.Resource`. Raises `NotFound`."""
-        names.check(kind, id)
-        key = key_of(kind, id)
+        key = checked_key_of(kind, id)
         while True:
             try:
                 projector = self._writer.projector
@@ -563,10 +562,25 @@ class Store:
 
 def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
     try:
-        names.check(kind, id)
+        return checked_key_of(kind, id)
     except InvalidArgument as error:
         return error
-    return key_of(kind, id)
+
+
+def _prepared(changes: Sequence[Save | Delete], commit: log_pb2.Commit) -> list[Change]:
+    """Give what a commit made here holds, ready for the writer: `commit` is what `codec` made of the changes."""
+    prepared = []
+    for place, change in enumerate(changes):
+        kind = change.kind
+        key = checked_key_of(kind, change.id)
+        if isinstance(change, Save):
+            value = change.value
+            if type(value) is not bytes:
+                value = commit.events[place].value
+            prepared.append(Change(key, kind, value, change.expected_revision))
+        else:
+            prepared.append(Change(key, kind, None, change.expected_revision))
+    return prepared
 
 
 def _checked_changes(commit: log_pb2.Commit) -> tuple[list[Change], bool]:
@@ -578,10 +592,9 @@ def _checked_changes(commit: log_pb2.Commit) -> tuple[list[Change], bool]:
     changes = []
     conditional = False
     for place, event in enumerate(events):
-        kind, id, op, value = event.kind, event.id, event.op, event.value
         try:
-            names.check(kind, id)
-            change = Change(key_of(kind, id), kind, value)
+            kind, op, value = event.kind, event.op, event.value
+            change = Change(checked_key_of(kind, event.id), kind, value)
             if op == _DELETE:
                 if value:
                     raise InvalidArgument("value", "must be empty for a delete")
