@@ -194,11 +194,12 @@ class Store:
         self._writer.submit(ticket, wait=True)
         return ticket
 
-    def submit(self, payload: bytes, sink: Sink, context: Any = None) -> None:
+    def submit(self, payload: bytes, sink: Sink, context: Any = None, *, wake: bool = True) -> None:
         """Queue a serialized `Commit`; those very bytes go into the log. Never waits.
 
         `sink` gets a `Ticket` with this context once the commit has its answer: on the writer's thread, in one call
-        with all others of its group. Raises what is wrong with the commit itself, and `ResourceExhausted` where too
+        with all others of its group. Without `wake` it is left to `wake`, or to the next one, to have it carried out.
+        Raises what is wrong with the commit itself, and `ResourceExhausted` where too
         much is queued.
         """
         _check_commit_bytes(len(payload))
@@ -206,7 +207,12 @@ class Store:
         changes, conditional = _checked_changes(commit)
         self._check_sizes(changes, payload)
         self._check_process()
-        self._writer.submit(Ticket(payload, changes, commit.request_id, conditional, sink, context), wait=False)
+        ticket = Ticket(payload, changes, commit.request_id, conditional, sink, context)
+        self._writer.submit(ticket, wait=False, wake=wake)
+
+    def wake(self) -> None:
+        """Have commits carried out that were submitted with `wake=False`, all in one group where they fit."""
+        self._writer.wake()
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once, from whatever thread, when what `submit` refused for a full queue may be tried again."""

@@ -123,8 +123,12 @@ class Writer:
 
     # --- any thread --------------------------------------------------------------------------------------
 
-    def submit(self, ticket: Ticket, *, wait: bool) -> None:
-        """Queue a commit. Where the queue is full, wait, or raise `ResourceExhausted`."""
+    def submit(self, ticket: Ticket, *, wait: bool, wake: bool = True) -> None:
+        """Queue a commit. Where the queue is full, wait, or raise `ResourceExhausted`.
+
+        Without `wake` a writer that has nothing to do is left alone until `wake` is called: whoever has more commits
+        at hand makes them one group that way.
+        """
         size = len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
         with self._lock:
             while self._queue_bytes and self._queue_bytes + size > config.QUEUE_BYTES_MAX:
@@ -140,10 +144,16 @@ class Writer:
             self._raise_if_ended()
             # Before the append: an interrupt behind it must not leave a queue of which the writer does not know. And
             # all: an interrupted `notify` leaves a waiter that is none, and the next one would wake that.
-            if not self._queue:
+            if wake and not self._queue:
                 self._not_empty.notify_all()
             self._queue.append(ticket)
             self._queue_bytes += size
+
+    def wake(self) -> None:
+        """Have the writer take what was queued without waking it."""
+        with self._lock:
+            if self._queue:
+                self._not_empty.notify_all()
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once, from whatever thread, when there is more room in the queue, or no commit is taken any more.

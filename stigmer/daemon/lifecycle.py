@@ -53,6 +53,10 @@ _FAILED = b"E"
 _FAILURE_GRACE_SECONDS = 1.0
 """How long a daemon whose storage failed lets its last answers go out."""
 
+_SWITCH_SECONDS = 0.0005
+"""How long a thread of the daemon keeps the interpreter while another waits for it. Python's default of 5 ms is many
+times what a call takes, and the event loop would stand behind each thread that reads a page or folds."""
+
 _logger = logging.getLogger("stigmer.daemon")
 
 
@@ -86,6 +90,7 @@ def run_daemon(options: DaemonOptions, ready: Callable[[Started], None]) -> None
     listens, and `StorageFailed` when the storage failed.
     """
     begun = time.monotonic()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     waiting_parent = _WaitingParent()
     try:
         _refuse_slow_protobuf()

@@ -48,11 +48,21 @@ _LENGTH_SHIFT_MAX = 28
 _sfixed64 = struct.Struct("<q").pack
 
 
+def _list_head(size: int) -> bytes:
+    return _LIST_RESOURCES + varint(size)
+
+
+# Most rows are small, and there are many in a page.
+_LIST_HEADS_PREPARED = 2048
+_LIST_HEADS = [_list_head(size) for size in range(_LIST_HEADS_PREPARED)]
+
+
 def list_response(rows: Iterable[bytes], next_page_token: str) -> bytes:
     """Write a `ListResponse` of serialized resources."""
     parts: list[bytes] = []
     for row in rows:
-        parts += (_LIST_RESOURCES, varint(len(row)), row)
+        size = len(row)
+        parts += (_LIST_HEADS[size] if size < _LIST_HEADS_PREPARED else _list_head(size), row)
     if next_page_token:
         token = next_page_token.encode()
         parts += (_LIST_NEXT_PAGE_TOKEN, varint(len(token)), token)

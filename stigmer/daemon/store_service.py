@@ -37,6 +37,7 @@ class StoreService:
         self._writes = WriteStreams(store, self._submit)
         self._readers = readers
         self._loop = asyncio.get_running_loop()
+        self._is_waking = False
 
     async def save(self, request: bytes, context: Context) -> bytes:
         """Save one resource."""
@@ -86,9 +87,17 @@ class StoreService:
 
     async def _submit(self, payload: bytes, settle: Settle) -> None:
         if len(payload) <= _INLINE_BYTES_MAX:
-            self._store.submit(payload, self._deliver, settle)
+            self._store.submit(payload, self._deliver, settle, wake=False)
+            if not self._is_waking:
+                # Behind the calls that the loop has at hand already: their commits share a group, and its fsync.
+                self._is_waking = True
+                self._loop.call_soon(self._wake)
         else:
             await self._loop.run_in_executor(self._readers, self._store.submit, payload, self._deliver, settle)
+
+    def _wake(self) -> None:
+        self._is_waking = False
+        self._store.wake()
 
     def _deliver(self, tickets: list[Ticket]) -> None:
         # On the writer's thread, once per group.
@@ -114,22 +123,21 @@ class StoreService:
         asked = wire.parsed(store_pb2.ListRequest, request)
         left, page_token = asked.limit, asked.page_token
         while True:
-            rows, page_token = await self._loop.run_in_executor(
-                self._readers,
-                self._store.list_rows,
-                asked.kind,
-                asked.prefix,
-                left,
-                page_token,
-                config.PAGE_BYTES_MAX,
+            page, count, page_token = await self._loop.run_in_executor(
+                self._readers, self._page, asked.kind, asked.prefix, left, page_token
             )
-            is_last = not page_token
+            await context.write(page)
             if asked.limit:
-                left -= len(rows)
-                is_last = is_last or left == 0
-            await context.write(splice.list_response(rows, page_token if is_last else ""))
-            if is_last:
+                left -= count
+            if not page_token or (asked.limit and left == 0):
                 return
+
+    def _page(self, kind: str, prefix: str, limit: int, page_token: str) -> tuple[bytes, int, str]:
+        """Read one page: its message, how many resources it holds, and the token of the next."""
+        rows, next_token = self._store.list_rows(kind, prefix, limit, page_token, config.PAGE_BYTES_MAX)
+        # Only the page at which the limit is reached, or none, tells the caller how to go on.
+        told = next_token if len(rows) == limit else ""
+        return splice.list_response(rows, told), len(rows), next_token
 
     async def count(self, request: bytes, context: Context) -> bytes:
         """Give the number of resources of each kind."""
