@@ -18,6 +18,7 @@ import grpc
 from stigmer import codec, config
 from stigmer.client import answers, attempts, requests
 from stigmer.client.attempts import Attempts
+from stigmer.client.deadlines import Deadlines
 from stigmer.errors import Closed, NotFound, StigmerError
 from stigmer.model import Resource
 from stigmer.wire import Address
@@ -29,17 +30,14 @@ _CALLS_MAX = 2
 class _Get:
     """A get on its way; `future` gets its answer."""
 
-    __slots__ = ("future", "key", "timer", "tries")
+    __slots__ = ("future", "key", "tries")
 
     def __init__(self, key: tuple[str, str], tries: Attempts) -> None:
         self.key = key
         self.tries = tries
         self.future: asyncio.Future[Resource] = asyncio.get_running_loop().create_future()
-        self.timer: asyncio.TimerHandle | None = None
 
     def settle(self, answer: Resource | StigmerError) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
         if self.future.done():
             return
         if isinstance(answer, StigmerError):
@@ -63,6 +61,7 @@ class Gets:
         self._timeout = timeout
         self._get_alone = get_alone
         self._begin_many = begin_many
+        self._deadlines = Deadlines(self._time_out)
         self._queued: deque[_Get] = deque()
         self._calls = 0
         self._alone: list[Attempts] = []
@@ -107,8 +106,7 @@ class Gets:
 
     def _queue(self, key: tuple[str, str], tries: Attempts) -> asyncio.Future[Resource]:
         get = _Get(key, tries)
-        if tries.seconds_left is not None:
-            get.timer = asyncio.get_running_loop().call_later(tries.seconds_left, self._time_out, get)
+        self._deadlines.watch(get)
         self._queued.append(get)
         return get.future
 
@@ -123,6 +121,7 @@ class Gets:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._deadlines.close()
         while self._queued:
             self._queued.popleft().settle(Closed("client"))
 
@@ -160,7 +159,7 @@ class Gets:
             self._begin_next()
 
     async def _ask(self, batch: list[_Get], wait_for_ready: bool) -> list[Resource | StigmerError]:
-        # The last one's deadline is the call's: those before it have timers of their own.
+        # The last one's deadline is the call's: those before it may be up sooner.
         request = requests.get_many(get.key for get in batch)
         return answers.get_many(await self._begin_many(request, batch[-1].tries, wait_for_ready))
 

@@ -23,6 +23,7 @@ import grpc
 from stigmer import config
 from stigmer.client import answers, attempts, requests
 from stigmer.client.attempts import Attempts
+from stigmer.client.deadlines import Deadlines
 from stigmer.errors import Closed, OutcomeUnknown, StigmerError
 from stigmer.model import Committed, Delete, Save
 from stigmer.wire import Address
@@ -31,7 +32,7 @@ from stigmer.wire import Address
 class Write:
     """A commit on its way; `future` gets its answer."""
 
-    __slots__ = ("event_count", "future", "payload", "request_id", "size", "timer", "tries", "was_sent")
+    __slots__ = ("event_count", "future", "payload", "request_id", "size", "tries", "was_sent")
 
     def __init__(self, payload: bytes, event_count: int, request_id: str, tries: Attempts) -> None:
         self.payload = payload
@@ -40,13 +41,10 @@ class Write:
         self.tries = tries
         self.size = len(payload) + config.COMMIT_OVERHEAD_BYTES
         self.future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.timer: asyncio.TimerHandle | None = None
         self.was_sent = False
 
     def settle(self, answer: Committed | StigmerError) -> None:
         """Give the caller the answer, unless it is there no more."""
-        if self.timer is not None:
-            self.timer.cancel()
         if self.future.done():
             return
         if isinstance(answer, StigmerError):
@@ -72,6 +70,7 @@ class WriteStream:
         self._bytes_max = bytes_max
         self._begin = begin
         self._commit_alone = commit_alone
+        self._deadlines = Deadlines(self._time_out)
         self._bytes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         """Callers that wait until less is unanswered, the first in front."""
@@ -103,9 +102,7 @@ class WriteStream:
         finally:
             # Whoever was let in, and perhaps did not go in, lets in the next.
             self._let_next_in()
-        if tries.seconds_left is not None:
-            loop = asyncio.get_running_loop()
-            write.timer = loop.call_later(tries.seconds_left, self._time_out, write)
+        self._deadlines.watch(write)
         if not self._is_supported:
             self._send_alone(write)
             return write
@@ -148,6 +145,7 @@ class WriteStream:
             task.cancel()
         unanswered = [*self._sent, *self._alone.values(), *self._queued]
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._deadlines.close()
         for write in unanswered:
             write.settle(_closed(write))
         while self._waiting:
