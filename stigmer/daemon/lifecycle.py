@@ -12,6 +12,7 @@ gRPC and the store are imported when a daemon is run, so that asking for one, or
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -153,6 +154,9 @@ async def _serve(store: Store, listen: Sequence[str], on_listening: Callable[[li
     """Serve until a signal comes or the storage fails."""
     from stigmer.daemon.server import Server
 
+    # What is there now stays to the end: no collection has to walk over it, with every call waiting.
+    gc.collect()
+    gc.freeze()
     loop = asyncio.get_running_loop()
     told_to_stop, told_to_hurry, failed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

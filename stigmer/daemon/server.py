@@ -25,7 +25,7 @@ from stigmer.store import Store
 from stigmer.wire import Address
 
 _READERS = 4
-"""Threads that read pages, cold parts of the log and large commits, so that the event loop does not."""
+"""Threads that read cold parts of the log and look inside the store, so that the event loop does not."""
 
 CALLS_MAX = 4_000
 """Calls under way at a time, tails among them; beyond that a caller gets RESOURCE_EXHAUSTED."""
@@ -58,7 +58,7 @@ class Server:
         self._admin = AdminService(store, self._tails, self._readers, self.listen)
         self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        self._store_service = StoreService(store, self._tails, self._readers)
+        self._store_service = StoreService(store, self._tails)
         services = {
             wire.STORE_SERVICE: self._store_service,
             wire.ADMIN_SERVICE: self._admin,
@@ -113,6 +113,7 @@ class Server:
         await self._grpc.stop(grace_seconds)
         self._admin.close()
         self._readers.shutdown(wait=False)
+        self._store_service.close()
         for path, inode in self._sockets:
             _remove_socket(path, inode)
 

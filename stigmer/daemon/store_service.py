@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 
 from stigmer import config, wire
 from stigmer.daemon import splice
@@ -27,15 +27,21 @@ from stigmer.writer import Ticket
 _INLINE_BYTES_MAX = 256 * config.KIB
 """A commit up to this size is checked on the event loop; a larger one would hold up other calls."""
 
+_ANSWERS_AT_ONCE = 128
+"""After this many answers of one group, other calls have their turn."""
+
 
 class StoreService:
     """Answers the calls of `stigmer.store.v1.Store` out of an open store."""
 
-    def __init__(self, store: Store, tails: Tails, readers: Executor) -> None:
+    def __init__(self, store: Store, tails: Tails) -> None:
         self._store = store
         self._tails = tails
         self._writes = WriteStreams(store, self._submit)
-        self._readers = readers
+        # One thread each: it is the interpreter that such work waits for, and the more threads ask for it, the longer
+        # the event loop, and with it every other call, stands behind them.
+        self._pages = ThreadPoolExecutor(1, "stigmer-pages")
+        self._large = ThreadPoolExecutor(1, "stigmer-large")
         self._loop = asyncio.get_running_loop()
         self._is_waking = False
 
@@ -85,6 +91,11 @@ class StoreService:
         self._tails.end(reason)
         self._writes.end(reason)
 
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._pages.shutdown(wait=False)
+        self._large.shutdown(wait=False)
+
     async def _submit(self, payload: bytes, settle: Settle) -> None:
         if len(payload) <= _INLINE_BYTES_MAX:
             self._store.submit(payload, self._deliver, settle, wake=False)
@@ -93,7 +104,7 @@ class StoreService:
                 self._is_waking = True
                 self._loop.call_soon(self._wake)
         else:
-            await self._loop.run_in_executor(self._readers, self._store.submit, payload, self._deliver, settle)
+            await self._loop.run_in_executor(self._large, self._store.submit, payload, self._deliver, settle)
 
     def _wake(self) -> None:
         self._is_waking = False
@@ -101,7 +112,15 @@ class StoreService:
 
     def _deliver(self, tickets: list[Ticket]) -> None:
         # On the writer's thread, once per group.
-        self._loop.call_soon_threadsafe(_settle, tickets)
+        self._loop.call_soon_threadsafe(self._settle, tickets, 0)
+
+    def _settle(self, tickets: list[Ticket], first: int) -> None:
+        """Hand each caller its answer, on the event loop; after some of them, other calls have their turn."""
+        end = first + _ANSWERS_AT_ONCE
+        for ticket in tickets[first:end]:
+            ticket.context(ticket)  # the `settle` that came with it
+        if end < len(tickets):
+            self._loop.call_soon(self._settle, tickets, end)
 
     async def get(self, request: bytes, context: Context) -> bytes:
         """Give one resource, as its row has it."""
@@ -124,7 +143,7 @@ class StoreService:
         left, page_token = asked.limit, asked.page_token
         while True:
             page, count, page_token = await self._loop.run_in_executor(
-                self._readers, self._page, asked.kind, asked.prefix, left, page_token
+                self._pages, self._page, asked.kind, asked.prefix, left, page_token
             )
             await context.write(page)
             if asked.limit:
@@ -147,9 +166,3 @@ class StoreService:
     async def tail(self, request: bytes, context: Context) -> None:
         """Give the log from a revision on."""
         await self._tails.serve(wire.parsed(store_pb2.TailRequest, request), context)
-
-
-def _settle(tickets: list[Ticket]) -> None:
-    """Hand each caller its answer, on the event loop."""
-    for ticket in tickets:
-        ticket.context(ticket)  # the `settle` that came with it

@@ -30,7 +30,7 @@ Settle = Callable[[Ticket], None]
 Submit = Callable[[bytes, Settle], Awaitable[None]]
 """Gives a commit to the store's writer, or raises what is wrong with it."""
 
-_COMMITS_AT_ONCE = 64
+_COMMITS_AT_ONCE = 32
 """After this many commits of one message, other calls have their turn."""
 
 
