@@ -32,6 +32,7 @@ from stigmer.errors import (
     Unavailable,
 )
 from stigmer.horizon import Horizon
+from stigmer.log.lineages import Entry
 from stigmer.log.log import Log
 from stigmer.model import Committed, Revision
 from stigmer.pb import log_pb2
@@ -284,9 +285,7 @@ class Writer:
         commits = decision.commits
         if commits:
             try:
-                self._log.append(
-                    [(ticket.payload, len(ticket.commit.events)) for ticket in decision.accepted], commits[0].time_ns
-                )
+                self._log.append([_entry_of(ticket) for ticket in decision.accepted], commits[0].time_ns)
             except DiskFull as error:
                 _logger.error("%s", error)
                 _failed(decision.pending, error)
@@ -496,6 +495,16 @@ class _Work:
     def finish(self, error: BaseException) -> None:
         self.error = error
         self.done.set()
+
+
+def _entry_of(ticket: Ticket) -> Entry:
+    """Give a commit to the log; a large one is probably like the last one about the same resource."""
+    payload, events = ticket.payload, ticket.commit.events
+    likeness = None
+    if events and len(payload) >= config.DELTA_BYTES_MIN:
+        largest = events[0] if len(events) == 1 else max(events, key=log_pb2.Event.ByteSize)
+        likeness = key_of(largest.kind, largest.id)
+    return Entry(payload, len(events), likeness)
 
 
 def _failed(tickets: list[Ticket], error: StigmerError) -> list[Ticket]:

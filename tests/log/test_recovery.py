@@ -618,7 +618,7 @@ def test_frame_with_unknown_flag_is_refused_and_nothing_touched(directory: Path)
     """A frame that a newer version wrote into a segment is not taken for an unfinished write."""
     make_log(directory, random_groups(17, 5))
     segment = segment_files(directory)[-1]
-    set_flags(segment, frames_in(segment)[-1][0], 0x10)
+    set_flags(segment, frames_in(segment)[-1][0], 0x30)
     before = contents(directory)
     with pytest.raises(NewerFormat):
         open_log(directory)
