@@ -48,6 +48,8 @@ _CONTEXT_BYTES_MAX = 1 << 20
 
 _PIECES = 16
 _PIECE_BYTES = 8
+_PIECE_STRIDE = 40_503
+"""Takes the pieces all over a gap, not at equal distances: what changes is often at equal distances, too."""
 _PIECE_RADIUS_BYTES = 1024
 _PIECES_KNOWN_MIN = 4
 
@@ -76,10 +78,11 @@ def encode(base: bytes, payload: bytes) -> bytes | None:
     runs = find_runs(base, payload)
     largest = _largest_gap(payload, runs)
     new_size = len(payload) - sum(run.size for run in runs)
-    if 2 * new_size > len(payload) and (
-        new_size > _COMPRESSED_BYTES_MAX or not _is_compressible(base, payload, largest)
-    ):
-        return None
+    if 2 * new_size > len(payload):
+        # Where runs were found to the last, the rest is alike as well.
+        is_alike = len(runs) == _RUNS_MAX or _is_compressible(base, payload, largest)
+        if new_size > _COMPRESSED_BYTES_MAX or not is_alike:
+            return None
     literals = _literals(payload, runs)
     coding, stored, start, size = _STORED, literals, 0, 0
     if _COMPRESSED_BYTES_MIN <= len(literals) <= _COMPRESSED_BYTES_MAX:
@@ -210,7 +213,7 @@ def _is_compressible(base: bytes, payload: bytes, gap: _Gap) -> bool:
     """Say whether short pieces of a gap are found near their place in the base, or before themselves in the payload."""
     known = 0
     for piece in range(_PIECES):
-        distance = piece * gap.size // _PIECES
+        distance = piece * _PIECE_STRIDE % max(gap.size - _PIECE_BYTES, 1)
         to = gap.payload_offset + distance
         near = gap.base_offset + distance
         sample = payload[to : to + _PIECE_BYTES]
