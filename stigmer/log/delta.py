@@ -32,7 +32,7 @@ _RUN_BYTES_MIN = 16
 _PROBE_DISTANCE_MIN = 12
 _GROWN_BYTES_MAX = 128 << 10
 _SHRUNK_BYTES_MIN = 512
-_SHRUNK_BYTES_MAX = 4 << 10
+_SHRUNK_BYTES_MAX = 32 << 10
 """How much may have come in before a probe, or gone, for it to be found around its place. Values grow more often than
 they shrink. What moved further may still be found from the end."""
 _RUNS_MAX = 64

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from stigmer.errors import NewerFormat
 from stigmer.log import format as fmt
 from stigmer.log.format import FrameHeader, Seal, SegmentHeader
+from stigmer.log.lineages import Entry, Lineages
+from stigmer.log.payloads import Payloads
 from stigmer.pb import log_pb2
 
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
@@ -275,16 +277,38 @@ def worked_example() -> bytes:
     return fmt.encode_segment_header(header) + fmt.encode_frame_header(frame, offset, SALT) + payload
 
 
-def dump_on_page(page: str) -> bytes:
-    """Put the lines `offset  hex digits  what it is` of the worked example together."""
-    _, _, example = page.partition("\n## A worked example\n")
-    data = b""
+def worked_delta() -> bytes:
+    """The second frame of a segment in which a note was saved twice."""
+    lineages = Lineages(1 << 20, Payloads(1 << 20, 0)).group()
+    rest = b"the quick brown fox jumps over the lazy dog. " * 3
+    offset, frame = fmt.SEGMENT_HEADER_SIZE, b""
+    for revision, value in ((1, b"draft 1: " + rest), (2, b"draft 2: " + rest)):
+        offset += len(frame)
+        commit = log_pb2.Commit(events=[log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="note", id="n1", value=value)])
+        flags, data, checksum = lineages.store(Entry(commit.SerializeToString(), 1, b"note/n1"), revision)
+        header = FrameHeader(flags, len(data), 1, revision, revision, 1_767_225_600_000_000_000, checksum)
+        frame = fmt.encode_frame_header(header, offset, SALT) + data
+    return frame
+
+
+def dump_on_page(page: str, title: str) -> tuple[int, bytes]:
+    """Put the lines `offset  hex digits  what it is` of a section together; give them with their first offset."""
+    _, _, example = page.partition(f"\n## {title}\n")
+    example, _, _ = example.partition("\n## ")
+    start, data = -1, b""
     for line in re.finditer(r"^ {4}([0-9a-f]{4})  ((?:[0-9a-f]{2} )+) +\S.*$", example, re.MULTILINE):
-        assert int(line[1], 16) == len(data), f"the line at {line[1]} follows one that ends at {len(data):04x}"
+        start = int(line[1], 16) if start < 0 else start
+        end = start + len(data)
+        assert int(line[1], 16) == end, f"the line at {line[1]} follows one that ends at {end:04x}"
         data += bytes.fromhex(line[2])
-    return data
+    return start, data
 
 
-def test_worked_example_on_the_page_is_what_the_code_writes() -> None:
-    """The hex dump in docs/FORMAT.md is byte for byte the segment that it describes."""
-    assert dump_on_page(FORMAT_PAGE.read_text()).hex(" ") == worked_example().hex(" ")
+def test_worked_examples_on_the_page_are_what_the_code_writes() -> None:
+    """The hex dumps in docs/FORMAT.md are byte for byte the segment and the delta that they describe."""
+    page = FORMAT_PAGE.read_text()
+    start, data = dump_on_page(page, "A worked example")
+    assert (start, data.hex(" ")) == (0, worked_example().hex(" "))
+    start, data = dump_on_page(page, "A worked example of a delta")
+    assert data.hex(" ") == worked_delta().hex(" ")
+    assert fmt.decode_frame_header(data, 0, start, SALT) is not None

@@ -20,7 +20,7 @@ def log_command() -> None:
 def log_info(invocation: Invocation) -> None:
     """Print how large the log is, where it ends and how far the views are.
 
-    "saved" says how many more bytes the log would have without deltas: large values are stored as what is new in them.
+    "saved" says how many more bytes it would have if large values were not stored as what is new in them.
     """
     from stigmer.cli import backend
     from stigmer.cli.output import write_record
@@ -52,7 +52,7 @@ def log_info(invocation: Invocation) -> None:
     print(f"log       {counted(status.segments, 'segment')}, {size(status.log_bytes)}, revision {status.revision}")
     if status.log_saved_bytes:
         whole = status.log_bytes + status.log_saved_bytes
-        print(f"saved     {size(status.log_saved_bytes)} of {size(whole)}, {_percent(status.log_bytes, whole)} written")
+        print(f"saved     {size(status.log_saved_bytes)} by deltas: {size(status.log_bytes)} for {size(whole)}")
     print(f"views     generation {status.generation}, {size(status.views_bytes)}, {views}")
     print(f"holds     {counted(status.resources, 'resource')}")
     for sentence in status.recovery:
@@ -152,7 +152,3 @@ def log_cat(invocation: Invocation, revision: int) -> None:
         record["request_id"] = commit.request_id
     record["events"] = events
     write_record(record, invocation.output if invocation.output in ("json", "jsonl") else "yaml")
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %"
