@@ -174,6 +174,19 @@ def test_payload_without_likeness_or_resemblance_is_stored_as_it_is(directory: P
     }
 
 
+def test_lineages_are_forgotten_beyond_a_number_of_bytes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the writer keeps in memory is bounded; a lineage that was not written for long begins anew."""
+    monkeypatch.setattr(config, "LINEAGES_BYTES_MAX", 15_000)
+    log = open_log(directory, segment_bytes=1 << 20)
+    made = [versions(seed, 4) for seed in range(3)]
+    order = [0, 1, 0, 1, 2, 0, 0, 2, 1]
+    written = append(log, [Entry(made[key].pop(0), 1, b"%d" % key) for key in order])
+    assert read_all(log) == written
+    log.abandon()
+    delta = fmt.CODEC_DELTA
+    assert codecs_in(directory) == [0, 0, delta, delta, 0, 0, delta, delta, 0]
+
+
 def test_lineages_begin_anew_after_opening(directory: Path) -> None:
     """What an earlier process wrote is no base, so the first payload is whole, and the next ones are deltas again."""
     written: list[Written] = []
@@ -259,9 +272,10 @@ def test_commits_are_like_the_last_one_of_their_largest_resource(tmp_path: Path)
     """The store compares a large commit with the last one whose largest event had the same key."""
     first, second = versions(19, 4), versions(20, 4)
     with Store.open(tmp_path / "data") as store:
-        for one, other in zip(first, second, strict=True):
+        for number, (one, other) in enumerate(zip(first, second, strict=True)):
+            small = f"small{number}"
             store.save("note", "first", one)
-            store.commit([Save("note", "small", one[:100]), Save("note", "second", other), Delete("note", "small")])
+            store.commit([Save("note", small, one[:100]), Save("note", "second", other), Delete("note", small)])
             store.save("note", "first", other[: config.DELTA_BYTES_MIN - 100])
         events = list(store.tail(follow=False))
         frames = {store.frame(revision).first_revision: store.frame(revision) for revision in range(1, 21)}
@@ -527,8 +541,8 @@ DELTA_HEAD_SIZE = 24
         (lambda head: head._replace(size=2**32 - 1), "would have 4294967295 bytes"),
         (lambda head: head._replace(depth=1), "delta 1 of its chain, its base 1"),
         (lambda head: head._replace(depth=3), "delta 3 of its chain, its base 1"),
-        (lambda head: head._replace(depth=0), "delta 0 of its chain"),
-        (lambda head: head._replace(depth=257), "delta 257 of its chain"),
+        (lambda head: head._replace(depth=0), "delta 0 of its chain; there are 256 at most"),
+        (lambda head: head._replace(depth=257), "delta 257 of its chain; there are 256 at most"),
     ],
 )
 @pytest.mark.parametrize("warm", [False, True])
