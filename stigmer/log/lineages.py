@@ -17,6 +17,9 @@ from stigmer.log import compression, delta
 from stigmer.log import format as fmt
 from stigmer.log.payloads import Decoded, Payloads
 
+_REST_MAX = 14
+"""Of values that do not resemble one another, at least each fifteenth is compared."""
+
 
 class Entry(NamedTuple):
     """A commit to be appended."""
@@ -42,6 +45,10 @@ class _Lineage(NamedTuple):
     decoded: Decoded
     chain_bytes: int
     """Of the deltas that lead to it from a whole payload."""
+    misses: int = 0
+    """How often in a row a payload was compared and did not resemble the one before it."""
+    rest: int = 0
+    """So many more are stored as they are before one is compared again."""
 
 
 class Lineages:
@@ -94,10 +101,17 @@ class Group:
         if likeness is None or len(payload) > config.COMMIT_BYTES_MAX:
             return Stored(0, payload, crc)
         base = self.staged.get(likeness) or self._kept.get(likeness)
-        stored, depth, chain_bytes = Stored(0, payload, crc), 0, 0
-        if base is not None:
+        stored, depth, chain_bytes, misses, rest = Stored(0, payload, crc), 0, 0, 0, 0
+        if base is not None and base.rest:
+            misses, rest = base.misses, base.rest - 1
+        elif base is not None:
             body = delta.encode(base.decoded.payload, payload)
-            if body is not None:
+            if body is None:
+                # Values that never resemble one another, such as encrypted ones, should not be compared every time. One
+                # that is unlike the others makes two misses, its own and the next one's, and costs no delta but these.
+                misses = base.misses + 1
+                rest = min(max((1 << misses - 1) - 2, 0), _REST_MAX)
+            else:
                 depth = base.decoded.depth + 1
                 head = fmt.EncodedHead(len(payload), crc, base.revision, base.decoded.crc, depth)
                 data = fmt.encode_delta_head(head) + body
@@ -109,7 +123,7 @@ class Group:
         decoded = Decoded(payload, crc, depth)
         # Last in the order of the group, which is that in which lineages are forgotten.
         self.staged.pop(likeness, None)
-        self.staged[likeness] = _Lineage(revision, decoded, chain_bytes)
+        self.staged[likeness] = _Lineage(revision, decoded, chain_bytes, misses, rest)
         self.decoded.append((revision, decoded, base.revision if base is not None and depth else 0))
         return stored
 

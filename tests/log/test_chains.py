@@ -174,6 +174,25 @@ def test_payload_without_likeness_or_resemblance_is_stored_as_it_is(directory: P
     }
 
 
+def test_values_that_do_not_resemble_are_compared_ever_less(directory: Path) -> None:
+    """The more often values were compared in vain, the longer are they not; when they do resemble, deltas are back."""
+    source = random.Random(2100)
+    log = open_log(directory, segment_bytes=1 << 22)
+    made = versions(21, 3)
+    written = append(log, [Entry(one, 1, b"once") for one in (made[0], source.randbytes(6000), made[1], made[1])])
+    made = versions(22, 20)
+    written += append(log, [Entry(source.randbytes(6000), 1, b"often") for _ in range(60)])
+    written += append(log, [Entry(one, 1, b"often") for one in made])
+    assert read_all(log) == written
+    log.abandon()
+    codecs = codecs_in(directory)
+    delta = fmt.CODEC_DELTA
+    assert codecs[:4] == [0, 0, 0, delta]
+    assert codecs[4:64] == [0] * 60
+    assert 5 <= codecs[64:].count(delta) < 20
+    assert codecs[-5:] == [delta] * 5
+
+
 def test_lineages_are_forgotten_beyond_a_number_of_bytes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the writer keeps in memory is bounded; a lineage that was not written for long begins anew."""
     monkeypatch.setattr(config, "LINEAGES_BYTES_MAX", 15_000)
