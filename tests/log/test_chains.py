@@ -189,7 +189,7 @@ def test_values_that_do_not_resemble_are_compared_ever_less(directory: Path) -> 
     delta = fmt.CODEC_DELTA
     assert codecs[:4] == [0, 0, 0, delta]
     assert codecs[4:64] == [0] * 60
-    assert 5 <= codecs[64:].count(delta) < 20
+    assert 5 <= codecs[64:].count(delta) < 19, "as many as if each had been compared"
     assert codecs[-5:] == [delta] * 5
 
 
