@@ -47,6 +47,17 @@ UNFLUSHED_BYTES_MAX = 32 * MIB
 """The same, as the bytes of the events' commits."""
 UNFLUSHED_SECONDS_MAX = 1.0
 """The same, as the time since the first of them: so much, too, has to be folded again after a crash."""
+DELTA_BYTES_MIN = 4 * KIB
+"""A commit of at least this size may be stored as a delta against the last one of the same key."""
+CHAIN_FRAMES_MAX = 256
+"""So many deltas at most have to be applied to get a payload; then a whole one is written."""
+CHAIN_BYTES_MAX = 1 * MIB
+"""What they take on disk together, or as much as the payload itself where that is more."""
+LINEAGES_BYTES_MAX = 64 * MIB
+"""The writer keeps the last payloads of so many bytes in memory, to store the next ones as deltas against them."""
+PAYLOADS_BYTES_MAX = 64 * MIB
+"""The log's readers together keep payloads of so many bytes, to which the deltas behind them are applied. As much as
+the writer keeps, so that reading in order finds every base here."""
 
 OPEN_CHECK_BYTES = 64 * MIB
 """Opening verifies at least this much of the end of the log, beside the whole of its last segment."""

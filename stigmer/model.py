@@ -133,6 +133,8 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     bytes: int
     sealed: bool
     created_at_ns: int
+    saved_bytes: int = 0
+    """How many more bytes it would have, if every payload were stored as it was committed."""
 
 
 class FrameInfo(msgspec.Struct, frozen=True):
@@ -149,7 +151,15 @@ class FrameInfo(msgspec.Struct, frozen=True):
     flags: int
     payload_crc32c: int
     payload: builtins.bytes
-    """A serialized stigmer.log.v1.Commit."""
+    """A serialized stigmer.log.v1.Commit, as it was committed."""
+    codec: str = "none"
+    """How the payload is stored: "none", "delta" or "zstd"."""
+    payload_bytes: int = 0
+    """Of the payload as it was committed."""
+    base_revision: int = 0
+    """The first revision of the frame against which a delta is stored; 0 for other frames."""
+    depth: int = 0
+    """How many deltas have to be applied to get the payload."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -172,6 +182,8 @@ class Status(msgspec.Struct, frozen=True):
     """What opening the log found and did, in sentences; empty after a clean end."""
     listen: list[str] = []
     tails: int = 0
+    log_saved_bytes: int = 0
+    """How many more bytes the log would have, if every payload were stored as it was committed."""
 
 
 class FoldProgress(msgspec.Struct, frozen=True):

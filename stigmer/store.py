@@ -432,6 +432,7 @@ class Store:
             revision=self.horizon.revision,
             segments=len(self._log.segments()),
             log_bytes=self._log.size,
+            log_saved_bytes=self._log.saved_bytes,
             views_bytes=generation.environment.size,
             generation=generation.number,
             checkpoints={view.name: checkpoint for view in generation.projector.views},

@@ -33,6 +33,7 @@ from stigmer.errors import (
     Unavailable,
 )
 from stigmer.horizon import Horizon
+from stigmer.log.lineages import Entry
 from stigmer.log.log import Log
 from stigmer.model import Committed, Revision
 from stigmer.views.generations import Generation
@@ -333,9 +334,7 @@ class Writer:
         commits = decision.commits
         if commits:
             try:
-                self._log.append(
-                    [(ticket.payload, len(ticket.changes)) for ticket in decision.accepted], commits[0].time_ns
-                )
+                self._log.append([_entry_of(ticket) for ticket in decision.accepted], commits[0].time_ns)
             except DiskFull as error:
                 _logger.error("%s", error)
                 _failed(decision.pending, error)
@@ -545,6 +544,19 @@ class _Work:
     def finish(self, error: BaseException) -> None:
         self.error = error
         self.done.set()
+
+
+def _entry_of(ticket: Ticket) -> Entry:
+    """Give a commit to the log; a large one is probably like the last one about the same resource."""
+    payload, changes = ticket.payload, ticket.changes
+    likeness = None
+    if len(payload) >= config.DELTA_BYTES_MIN:
+        likeness = max(changes, key=_value_size).key
+    return Entry(payload, len(changes), likeness)
+
+
+def _value_size(change: Change) -> int:
+    return len(change.value or b"")
 
 
 def _failed(tickets: list[Ticket], error: StigmerError) -> list[Ticket]:

@@ -24,6 +24,7 @@ from stigmer import lock
 from stigmer.config import StoreOptions
 from stigmer.errors import CorruptLog, CorruptView, DataDirectoryError, DiskFull, StorageFailed, Unavailable
 from stigmer.log import files, recovery
+from stigmer.log.lineages import Entry
 from stigmer.log.segment import Segment
 from stigmer.model import Save
 from stigmer.pb import log_pb2
@@ -292,7 +293,7 @@ def test_log_takes_nothing_after_a_failed_sync(directory: Path, monkeypatch: pyt
         patch.setattr(files, "sync_data", failing)
         with pytest.raises(StorageFailed):
             log.sync()
-    for refused in (log.sync, log.close, lambda: log.append([(b"x", 1)], 1)):
+    for refused in (log.sync, log.close, lambda: log.append([Entry(b"x", 1)], 1)):
         with pytest.raises(StorageFailed):
             refused()
     assert log.durable_revision == durable
@@ -311,7 +312,7 @@ def test_refused_group_is_cut_off_durably(directory: Path, monkeypatch: pytest.M
         patch.setattr(files, "write_at", half)
         patch.setattr(files, "sync_data", lambda fd: sizes.append(os.fstat(fd).st_size))
         with pytest.raises(DiskFull):
-            log.append([(b"x", 1)], 1)
+            log.append([Entry(b"x", 1)], 1)
     assert sizes == [log.size]
     log.close()
 

@@ -90,13 +90,14 @@ def status(answer: bytes) -> Status:
         recovery=list(m.recovery),
         listen=list(m.listen),
         tails=m.tails,
+        log_saved_bytes=m.log_saved_bytes,
     )
 
 
 def segments(answer: bytes) -> list[SegmentInfo]:
     """Decode a `SegmentsResponse`."""
     return [
-        SegmentInfo(m.name, m.first_revision, m.last_revision, m.bytes, m.sealed, m.created_at_ns)
+        SegmentInfo(m.name, m.first_revision, m.last_revision, m.bytes, m.sealed, m.created_at_ns, m.saved_bytes)
         for m in store_pb2.SegmentsResponse.FromString(answer).segments
     ]
 
@@ -115,6 +116,10 @@ def frame(answer: bytes) -> FrameInfo:
         flags=m.flags,
         payload_crc32c=m.payload_crc32c,
         payload=m.commit.SerializeToString(),
+        codec=m.codec,
+        payload_bytes=m.payload_bytes,
+        base_revision=m.base_revision,
+        depth=m.depth,
     )
 
 

@@ -51,6 +51,7 @@ class AdminService:
             revision=found.revision,
             segments=found.segments,
             log_bytes=found.log_bytes,
+            log_saved_bytes=found.log_saved_bytes,
             views_bytes=found.views_bytes,
             generation=found.generation,
             checkpoints=found.checkpoints,
@@ -70,6 +71,7 @@ class AdminService:
                     first_revision=segment.first_revision,
                     last_revision=segment.last_revision,
                     bytes=segment.bytes,
+                    saved_bytes=segment.saved_bytes,
                     sealed=segment.sealed,
                     created_at_ns=segment.created_at_ns,
                 )
@@ -94,6 +96,10 @@ class AdminService:
             flags=found.flags,
             payload_crc32c=found.payload_crc32c,
             commit=codec.decode_commit(found.payload),
+            codec=found.codec,
+            payload_bytes=found.payload_bytes,
+            base_revision=found.base_revision,
+            depth=found.depth,
         ).SerializeToString()
 
     async def replay(self, request: bytes, context: Context) -> None:

@@ -1,7 +1,8 @@
 """A place in the log from which frames are read, in order, as far as the caller may see.
 
 A cursor is behind (it reads files) or caught up (it gives nothing until the log grows); it holds no queue and never
-waits. Every frame it gives had its checksums verified. It is used by one thread at a time.
+waits. Every frame it gives had its checksums verified, and its payload is the one that was committed, however it is
+stored. It is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from stigmer.errors import CorruptLog, StigmerError
 from stigmer.log import format as fmt
 from stigmer.log.files import read_at
+from stigmer.log.payloads import Payloads, StoredFrame
 from stigmer.log.segment import Segment
 
 _CHUNK_BYTES = 256 * 1024
@@ -22,10 +24,16 @@ _NEAR_END_BYTES = 4 * 1024 * 1024
 class Cursor:
     """Reads frames from the one that holds revision `after + 1` on."""
 
-    def __init__(self, after: int, find: Callable[[int], Segment], last: Callable[[], Segment]) -> None:
-        """Start behind revision `after`; `find` gives the segment that holds a revision, `last` the last one."""
+    def __init__(
+        self, after: int, find: Callable[[int], Segment], last: Callable[[], Segment], payloads: Payloads
+    ) -> None:
+        """Start behind revision `after`; `find` gives the segment that holds a revision, `last` the last one.
+
+        `payloads`, shared with the log's other cursors, decodes what is not stored as it was committed.
+        """
         self._find = find
         self._last = last
+        self._payloads = payloads
         self._after = after
         self._next_revision = 0  # of the frame at `_offset`; 0 until the first read has found its place
         self._segment: Segment | None = None
@@ -61,8 +69,13 @@ class Cursor:
         return frames
 
     def is_near_end(self) -> bool:
-        """Say whether the next read is of bytes written a moment ago, so that it does not wait for the disk."""
+        """Say whether the next read is of bytes written a moment ago, so that it does not wait for the disk.
+
+        Nor does it then decode a chain of deltas: what was written a moment ago is in memory as it was committed.
+        """
         last = self._last()
+        if last.saved_bytes and (self._next_revision or self._after + 1) <= self._payloads.evicted_revision:
+            return False
         if self._segment is None:
             return self._after >= last.first_revision and last.size < _NEAR_END_BYTES
         return self._segment is last and last.size - self._offset < _NEAR_END_BYTES
@@ -131,12 +144,12 @@ class Cursor:
             end = at + fmt.FRAME_HEADER_SIZE + header.payload_size
             if end > len(data):
                 break
-            payload = data[at + fmt.FRAME_HEADER_SIZE : end]
-            if fmt.crc32c(0, payload) != header.payload_crc:
+            stored = data[at + fmt.FRAME_HEADER_SIZE : end]
+            if fmt.crc32c(0, stored) != header.payload_crc:
                 raise self._damage("the payload's checksum does not match")
             if header.event_count:
-                frames.append(fmt.Frame(header.first_revision, header.event_count, header.time_ns, payload))
-                taken += header.payload_size
+                frames.append(self._frame(segment, header, stored))
+                taken += len(frames[-1].payload)
             at = end
             self._offset = base + at
             self._next_revision += header.event_count
@@ -150,14 +163,20 @@ class Cursor:
         if header is None:
             raise self._damage("the file ends inside a frame's header")
         data = read_at(self._fd, fmt.FRAME_HEADER_SIZE + header.payload_size, self._offset)
-        payload = data[fmt.FRAME_HEADER_SIZE :]
-        if fmt.crc32c(0, payload) != header.payload_crc or len(payload) != header.payload_size:
+        stored = data[fmt.FRAME_HEADER_SIZE :]
+        if fmt.crc32c(0, stored) != header.payload_crc or len(stored) != header.payload_size:
             raise self._damage("the file ends inside a frame, or the payload's checksum does not match")
+        taken = 0
         if header.event_count:
-            frames.append(fmt.Frame(header.first_revision, header.event_count, header.time_ns, payload))
+            frames.append(self._frame(segment, header, stored))
+            taken = len(frames[-1].payload)
         self._offset += len(data)
         self._next_revision += header.event_count
-        return header.payload_size
+        return taken
+
+    def _frame(self, segment: Segment, header: fmt.FrameHeader, stored: bytes) -> fmt.Frame:
+        payload = self._payloads.of(StoredFrame(self._offset, header, stored), segment, self._fd)
+        return fmt.Frame(header.first_revision, header.event_count, header.time_ns, payload)
 
     def _damage(self, problem: str) -> CorruptLog:
         assert self._segment is not None

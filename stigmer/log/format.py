@@ -70,7 +70,11 @@ _FRAME_BODY_SIZE = _FRAME.size
 FRAME_HEADER_SIZE = _FRAME_BODY_SIZE + 4
 
 FLAG_SEAL = 0x1
-_FLAGS_KNOWN = FLAG_SEAL
+FLAG_SAVED = 0x2
+CODEC_DELTA = 0x10
+CODEC_ZSTD = 0x20
+CODEC_NAMES = {0: "none", CODEC_DELTA: "delta", CODEC_ZSTD: "zstd"}
+_FLAGS_KNOWN = frozenset({0, FLAG_SEAL, FLAG_SEAL | FLAG_SAVED, CODEC_DELTA, CODEC_ZSTD})
 
 
 class FrameHeader(NamedTuple):
@@ -93,6 +97,7 @@ class Frame(NamedTuple):
     event_count: int
     time_ns: int
     payload: bytes
+    """As it was committed, however it is stored."""
 
 
 def salt_of(segment_id: bytes) -> int:
@@ -123,15 +128,67 @@ def decode_frame_header(data: bytes, at: int, offset: int, salt: int) -> FrameHe
 
 
 def check_flags(header: FrameHeader, path: str) -> None:
-    """Raise `NewerFormat` where a header, whole as it is, has a flag that this version does not know."""
-    if header.flags & ~_FLAGS_KNOWN:
+    """Raise `NewerFormat` where a header, whole as it is, has flags that this version does not know together."""
+    if header.flags not in _FLAGS_KNOWN:
         raise NewerFormat(path, FORMAT_VERSION + 1, FORMAT_VERSION)
+
+
+# --- encoded payloads ------------------------------------------------------------------------------------
+
+_DELTA = struct.Struct("<QIIII")
+_COMPRESSED = struct.Struct("<II")
+ENCODED_HEAD_SIZE_MAX = max(_DELTA.size, _COMPRESSED.size)
+
+
+class EncodedHead(NamedTuple):
+    """What stands at the beginning of a payload that is not stored as it was committed."""
+
+    size: int
+    """Of the payload as it was committed."""
+    crc: int
+    """Of the payload as it was committed."""
+    base_revision: int = 0
+    """The first revision of the frame against which a delta is stored; 0 where the payload is compressed alone."""
+    base_crc: int = 0
+    """Of the base's payload as it was committed."""
+    depth: int = 0
+    """How many deltas have to be applied to get the payload."""
+
+
+def encode_delta_head(head: EncodedHead) -> bytes:
+    """Give the bytes that stand before the body of a delta."""
+    return _DELTA.pack(head.base_revision, head.base_crc, head.size, head.crc, head.depth)
+
+
+def encode_compressed_head(head: EncodedHead) -> bytes:
+    """Give the bytes that stand before a payload that is compressed alone."""
+    return _COMPRESSED.pack(head.size, head.crc)
+
+
+def decode_encoded_head(flags: int, stored: bytes) -> tuple[EncodedHead, int] | None:
+    """Read what stands before the body of a payload that is stored with a codec, and how long it is.
+
+    None where the bytes are too few, or the flags name no codec.
+    """
+    if flags == CODEC_DELTA and len(stored) >= _DELTA.size:
+        base_revision, base_crc, size, crc, depth = _DELTA.unpack_from(stored)
+        return EncodedHead(size, crc, base_revision, base_crc, depth), _DELTA.size
+    if flags == CODEC_ZSTD and len(stored) >= _COMPRESSED.size:
+        return EncodedHead(*_COMPRESSED.unpack_from(stored)), _COMPRESSED.size
+    return None
+
+
+def saved_by(header: FrameHeader, stored: bytes) -> int:
+    """Give by how many bytes a payload is shorter than it was committed. `stored` may be its beginning only."""
+    found = decode_encoded_head(header.flags, stored)
+    return 0 if found is None else max(found[0].size - header.payload_size, 0)
 
 
 # --- seal ------------------------------------------------------------------------------------------------
 
 _SEAL_HEAD = struct.Struct("<IIq")
 _SEAL_ENTRY = struct.Struct("<QQ")
+_SEAL_SAVED = struct.Struct("<Q")
 _SEAL_TRAILER = struct.Struct("<I4s")
 _SEAL_MAGIC = b"SEAL"
 SEAL_TRAILER_SIZE = _SEAL_TRAILER.size
@@ -144,26 +201,37 @@ class Seal(NamedTuple):
     first_time_ns: int
     entries: list[tuple[int, int]]
     """Pairs of revision and offset, ascending."""
+    saved_bytes: int = 0
+    """By how much the payloads are shorter than they were committed."""
+
+
+def seal_flags(seal: Seal) -> int:
+    """Give the flags of the frame that holds a seal."""
+    return FLAG_SEAL | FLAG_SAVED if seal.saved_bytes else FLAG_SEAL
 
 
 def encode_seal(seal: Seal) -> bytes:
-    """Give the payload of a seal."""
+    """Give the payload of a seal, as its flags say."""
     parts = [_SEAL_HEAD.pack(seal.segment_crc, len(seal.entries), seal.first_time_ns)]
     parts.extend(_SEAL_ENTRY.pack(revision, offset) for revision, offset in seal.entries)
-    size = FRAME_HEADER_SIZE + _SEAL_HEAD.size + len(seal.entries) * _SEAL_ENTRY.size + SEAL_TRAILER_SIZE
+    if seal.saved_bytes:
+        parts.append(_SEAL_SAVED.pack(seal.saved_bytes))
+    size = FRAME_HEADER_SIZE + sum(map(len, parts)) + SEAL_TRAILER_SIZE
     parts.append(_SEAL_TRAILER.pack(size, _SEAL_MAGIC))
     return b"".join(parts)
 
 
-def decode_seal(payload: bytes) -> Seal | None:
-    """Read the payload of a seal; None if its sizes do not agree."""
-    if len(payload) < _SEAL_HEAD.size + SEAL_TRAILER_SIZE:
+def decode_seal(payload: bytes, flags: int) -> Seal | None:
+    """Read the payload of a seal with these flags; None if its sizes do not agree."""
+    saved_size = _SEAL_SAVED.size if flags & FLAG_SAVED else 0
+    if len(payload) < _SEAL_HEAD.size + saved_size + SEAL_TRAILER_SIZE:
         return None
     segment_crc, entries, first_time_ns = _SEAL_HEAD.unpack_from(payload)
-    if len(payload) != _SEAL_HEAD.size + entries * _SEAL_ENTRY.size + SEAL_TRAILER_SIZE:
+    end = _SEAL_HEAD.size + entries * _SEAL_ENTRY.size
+    if len(payload) != end + saved_size + SEAL_TRAILER_SIZE:
         return None
-    body = payload[_SEAL_HEAD.size : -SEAL_TRAILER_SIZE]
-    return Seal(segment_crc, first_time_ns, list(_SEAL_ENTRY.iter_unpack(body)))
+    saved_bytes = _SEAL_SAVED.unpack_from(payload, end)[0] if saved_size else 0
+    return Seal(segment_crc, first_time_ns, list(_SEAL_ENTRY.iter_unpack(payload[_SEAL_HEAD.size : end])), saved_bytes)
 
 
 def seal_size(trailer: bytes) -> int | None:

@@ -18,10 +18,13 @@ import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from stigmer import config
 from stigmer.errors import CorruptLog, DataDirectoryError, DiskFull, NotFound, StorageFailed
 from stigmer.log import files, recovery
 from stigmer.log import format as fmt
 from stigmer.log.cursor import Cursor
+from stigmer.log.lineages import Entry, Lineages
+from stigmer.log.payloads import Payloads
 from stigmer.log.recovery import Watermark
 from stigmer.log.segment import Segment
 from stigmer.model import FrameInfo, SegmentInfo
@@ -38,6 +41,7 @@ class Log:
         self.directory = directory
         self.store_id = segments[0].header.store_id
         self._segment_bytes = segment_bytes
+        self._payloads = Payloads(config.PAYLOADS_BYTES_MAX, segments[-1].next_revision - 1)
         # Replaced, never changed, by the writer at a roll: a reader that took the list may go on with it.
         self._segments = segments
         # The rest is the writer's own, but for `durable_revision` under `_sync_lock`.
@@ -47,6 +51,7 @@ class Log:
         self._sealed_size = active.size if end.is_sealed else 0  # the size at which the file ended in a seal
         self.last_time_ns = end.time_ns
         self.durable_revision = active.next_revision - 1
+        self._lineages = Lineages(config.LINEAGES_BYTES_MAX, self._payloads)
         self._failure: StorageFailed | None = None
         # Taken by whoever syncs (the writer, or the syncer of durability `interval`) against a roll or close.
         self._sync_lock = threading.Lock()
@@ -113,6 +118,11 @@ class Log:
         """The bytes of all segments."""
         return sum(segment.size for segment in self._segments)
 
+    @property
+    def saved_bytes(self) -> int:
+        """How many more bytes all segments would have, if every payload were stored as it was committed."""
+        return sum(segment.saved_bytes for segment in self._segments)
+
     def segments(self) -> list[SegmentInfo]:
         """Describe the segments, in order."""
         return [
@@ -121,6 +131,7 @@ class Log:
                 first_revision=segment.first_revision,
                 last_revision=segment.next_revision - 1 if segment.next_revision > segment.first_revision else 0,
                 bytes=segment.size,
+                saved_bytes=segment.saved_bytes,
                 sealed=segment.sealed,
                 created_at_ns=segment.header.created_s * 1_000_000_000,
             )
@@ -129,11 +140,12 @@ class Log:
 
     # --- writing -----------------------------------------------------------------------------------------
 
-    def append(self, commits: Sequence[tuple[bytes, int]], time_ns: int) -> None:
-        """Append a group: for each commit its payload and how many events it holds. Not durable before `sync`.
+    def append(self, entries: Sequence[Entry], time_ns: int) -> None:
+        """Append a group of commits. Not durable before `sync`.
 
-        The first event gets `next_revision`. Raises `DiskFull`, leaving the log as it was, or `StorageFailed`, after
-        which the log must not be used.
+        The first event gets `next_revision`. A payload that resembles the last one of its likeness is stored as a delta
+        against it. Raises `DiskFull`, leaving the log as it was, or `StorageFailed`, after which the log must not be
+        used.
         """
         self._raise_if_failed()
         active = self._segments[-1]
@@ -142,20 +154,24 @@ class Log:
             active = self._segments[-1]
         offset, revision = active.size, active.next_revision
         group_first = self.durable_revision + 1
+        group = self._lineages.group()
         buffers: list[bytes] = []
         placed: list[tuple[int, int]] = []
-        for payload, event_count in commits:
-            header = fmt.FrameHeader(
-                0, len(payload), event_count, revision, group_first, time_ns, fmt.crc32c(0, payload)
-            )
+        saved_bytes = 0
+        for entry in entries:
+            flags, data, crc = group.store(entry, revision)
+            header = fmt.FrameHeader(flags, len(data), entry.event_count, revision, group_first, time_ns, crc)
             placed.append((revision, offset))
             buffers.append(fmt.encode_frame_header(header, offset, active.salt))
-            buffers.append(payload)
-            offset += fmt.FRAME_HEADER_SIZE + len(payload)
-            revision += event_count
+            buffers.append(data)
+            offset += fmt.FRAME_HEADER_SIZE + len(data)
+            revision += entry.event_count
+            saved_bytes += len(entry.payload) - len(data)
         self._write(active, buffers)
+        self._lineages.settle(group)
         for frame_revision, frame_offset in placed:
             active.note_frame(frame_revision, frame_offset, time_ns)
+        active.saved_bytes += saved_bytes
         active.size = offset
         active.next_revision = revision
         self.last_time_ns = time_ns
@@ -225,9 +241,10 @@ class Log:
         active = self._segments[-1]
         if active.size == self._sealed_size:
             return
-        payload = fmt.encode_seal(fmt.Seal(self._crc, active.first_time_ns, active.index))
+        seal = fmt.Seal(self._crc, active.first_time_ns, active.index, active.saved_bytes)
+        payload = fmt.encode_seal(seal)
         header = fmt.FrameHeader(
-            fmt.FLAG_SEAL,
+            fmt.seal_flags(seal),
             len(payload),
             0,
             active.next_revision,
@@ -257,13 +274,14 @@ class Log:
         self._crc = fmt.crc32c(0, fmt.encode_segment_header(segment.header))
         self._sealed_size = 0
         active.sealed = True
+        self._lineages.clear()
         self._segments = [*self._segments, segment]
 
     # --- reading -----------------------------------------------------------------------------------------
 
     def cursor(self, after: int) -> Cursor:
         """Give a cursor that reads from revision `after + 1` on."""
-        return Cursor(after, self._segment_of, lambda: self._segments[-1])
+        return Cursor(after, self._segment_of, lambda: self._segments[-1], self._payloads)
 
     def frame(self, revision: int) -> FrameInfo:
         """Describe the frame that holds a revision. Raises `NotFound`, or `CorruptLog` if it is damaged."""
@@ -275,13 +293,15 @@ class Log:
             frame = cursor.read(revision, 0)[0]
             fd = segment.open()
             try:
-                data = files.read_at(fd, fmt.FRAME_HEADER_SIZE, offset)
+                data = files.read_at(fd, fmt.FRAME_HEADER_SIZE + fmt.ENCODED_HEAD_SIZE_MAX, offset)
             finally:
                 os.close(fd)
             header = fmt.decode_frame_header(data, 0, offset, segment.salt)
         finally:
             cursor.close()
         assert header is not None, "the cursor has just checked it"
+        encoded = fmt.decode_encoded_head(header.flags, data[fmt.FRAME_HEADER_SIZE :])
+        head = encoded[0] if encoded is not None else fmt.EncodedHead(header.payload_size, header.payload_crc)
         return FrameInfo(
             segment=segment.name,
             offset=offset,
@@ -292,6 +312,10 @@ class Log:
             time_ns=header.time_ns,
             flags=header.flags,
             payload_crc32c=header.payload_crc,
+            codec=fmt.CODEC_NAMES[header.flags],
+            payload_bytes=head.size,
+            base_revision=head.base_revision,
+            depth=head.depth,
             payload=frame.payload,
         )
 

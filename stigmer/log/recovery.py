@@ -90,6 +90,7 @@ def check_sealed(segments: list[Segment], check_bytes: int) -> int:
         segment.sealed = True
         segment.next_revision = header.first_revision
         segment.first_time_ns = seal.first_time_ns
+        segment.saved_bytes = seal.saved_bytes
         time_ns = header.time_ns
         if segment.next_revision != following.first_revision:
             kind = "missing" if segment.next_revision < following.first_revision else "there twice"
@@ -151,6 +152,7 @@ def _from_seal(fd: int, segment: Segment, watermark: int) -> End | None:
     segment.size = os.fstat(fd).st_size
     segment.next_revision = header.first_revision
     segment.first_time_ns = seal.first_time_ns
+    segment.saved_bytes = seal.saved_bytes
     segment.start_index(seal.entries)
     _check_watermark(segment, watermark)
     # A kill may have come between the writing of the seal and its sync, and frames are about to be written behind it.
@@ -163,9 +165,10 @@ def _from_frames(fd: int, segment: Segment, watermark: int, notes: list[str]) ->
     segment.start_index([])
     time_ns = 0
     scan = FrameScan(fd, segment, fmt.SEGMENT_HEADER_SIZE, segment.first_revision)
-    for offset, header, _payload in scan:
+    for offset, header, stored in scan:
         time_ns = header.time_ns
         if header.event_count:
+            segment.saved_bytes += fmt.saved_by(header, stored)
             segment.note_frame(header.first_revision, offset, time_ns)
     segment.next_revision = scan.revision
     segment.size = scan.offset

@@ -35,6 +35,7 @@ class Segment:
         self.size = fmt.SEGMENT_HEADER_SIZE
         self.sealed = False
         self.first_time_ns = 0
+        self.saved_bytes = 0
         self._index: list[tuple[int, int]] | None = None
 
     def start_index(self, entries: list[tuple[int, int]]) -> None:
@@ -108,7 +109,7 @@ def read_seal(fd: int, segment: Segment) -> tuple[int, fmt.FrameHeader, fmt.Seal
     payload = data[fmt.FRAME_HEADER_SIZE :]
     if not header.flags & fmt.FLAG_SEAL or fmt.crc32c(0, payload) != header.payload_crc:
         return None
-    seal = fmt.decode_seal(payload)
+    seal = fmt.decode_seal(payload, header.flags)
     return None if seal is None else (offset, header, seal)
 
 

@@ -195,7 +195,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery")
+    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes")
     class CheckpointsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +219,7 @@ class StatusResponse(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     TAILS_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
+    LOG_SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     version: str
     store_id: str
     data_dir: str
@@ -235,7 +236,8 @@ class StatusResponse(_message.Message):
     resources: int
     tails: int
     recovery: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ...) -> None: ...
+    log_saved_bytes: int
+    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ...) -> None: ...
 
 class SegmentsRequest(_message.Message):
     __slots__ = ()
@@ -248,20 +250,22 @@ class SegmentsResponse(_message.Message):
     def __init__(self, segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("name", "first_revision", "last_revision", "bytes", "sealed", "created_at_ns")
+    __slots__ = ("name", "first_revision", "last_revision", "bytes", "sealed", "created_at_ns", "saved_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FIRST_REVISION_FIELD_NUMBER: _ClassVar[int]
     LAST_REVISION_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     first_revision: int
     last_revision: int
     bytes: int
     sealed: bool
     created_at_ns: int
-    def __init__(self, name: _Optional[str] = ..., first_revision: _Optional[int] = ..., last_revision: _Optional[int] = ..., bytes: _Optional[int] = ..., sealed: _Optional[bool] = ..., created_at_ns: _Optional[int] = ...) -> None: ...
+    saved_bytes: int
+    def __init__(self, name: _Optional[str] = ..., first_revision: _Optional[int] = ..., last_revision: _Optional[int] = ..., bytes: _Optional[int] = ..., sealed: _Optional[bool] = ..., created_at_ns: _Optional[int] = ..., saved_bytes: _Optional[int] = ...) -> None: ...
 
 class FrameRequest(_message.Message):
     __slots__ = ("revision",)
@@ -270,7 +274,7 @@ class FrameRequest(_message.Message):
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
 class FrameResponse(_message.Message):
-    __slots__ = ("segment", "offset", "bytes", "first_revision", "event_count", "group_first_revision", "time_ns", "flags", "payload_crc32c", "commit")
+    __slots__ = ("segment", "offset", "bytes", "first_revision", "event_count", "group_first_revision", "time_ns", "flags", "payload_crc32c", "commit", "codec", "payload_bytes", "base_revision", "depth")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +285,10 @@ class FrameResponse(_message.Message):
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_CRC32C_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
     segment: str
     offset: int
     bytes: int
@@ -291,7 +299,11 @@ class FrameResponse(_message.Message):
     flags: int
     payload_crc32c: int
     commit: _log_pb2.Commit
-    def __init__(self, segment: _Optional[str] = ..., offset: _Optional[int] = ..., bytes: _Optional[int] = ..., first_revision: _Optional[int] = ..., event_count: _Optional[int] = ..., group_first_revision: _Optional[int] = ..., time_ns: _Optional[int] = ..., flags: _Optional[int] = ..., payload_crc32c: _Optional[int] = ..., commit: _Optional[_Union[_log_pb2.Commit, _Mapping]] = ...) -> None: ...
+    codec: str
+    payload_bytes: int
+    base_revision: int
+    depth: int
+    def __init__(self, segment: _Optional[str] = ..., offset: _Optional[int] = ..., bytes: _Optional[int] = ..., first_revision: _Optional[int] = ..., event_count: _Optional[int] = ..., group_first_revision: _Optional[int] = ..., time_ns: _Optional[int] = ..., flags: _Optional[int] = ..., payload_crc32c: _Optional[int] = ..., commit: _Optional[_Union[_log_pb2.Commit, _Mapping]] = ..., codec: _Optional[str] = ..., payload_bytes: _Optional[int] = ..., base_revision: _Optional[int] = ..., depth: _Optional[int] = ...) -> None: ...
 
 class ReplayRequest(_message.Message):
     __slots__ = ()

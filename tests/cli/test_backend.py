@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import sys
@@ -151,9 +152,29 @@ def test_log_cat_shows_the_frame_of_a_revision(shell: Shell, daemon: Daemon) -> 
         "FIRST",
         "LAST",
         "SIZE",
+        "SAVED",
         "STATE",
         "AGE",
     ]
+
+
+def test_log_shows_what_deltas_save(shell: Shell, daemon: Daemon) -> None:
+    """In all, by segment and by frame, through the daemon and without it."""
+    assert "saved " not in shell.run("log", "info").stdout
+    value = random.Random(1).randbytes(20_000)
+    for number in range(3):
+        shell.run("save", "note", "n", "-f", "-", stdin=value + b"%d" % number)
+    info = json.loads(shell.run("log", "info", "-o", "json").stdout)
+    (segment,) = map(json.loads, shell.run("log", "segments", "-o", "jsonl").stdout.splitlines())
+    frame = json.loads(shell.run("log", "cat", "3", "-o", "json").stdout)
+    assert 39_000 < info["log_saved_bytes"] == segment["saved_bytes"] < 40_000
+    assert info["log_bytes"] == segment["bytes"] < 21_000
+    assert (frame["codec"], frame["base_revision"], frame["depth"]) == ("delta", 2, 2)
+    assert frame["bytes"] < 200 < 20_000 < frame["payload_bytes"] < 20_100
+    assert "saved     39.0 KiB by deltas: 20.0 KiB for 59.0 KiB\n" in shell.run("log", "info").stdout
+    assert " 39.0 KiB " in shell.run("log", "segments").stdout
+    daemon.stop()
+    assert "saved     39.0 KiB by deltas: " in shell.run("log", "info", **shell.without_addresses()).stdout
 
 
 def test_verify_and_replay_report_rows_and_differences(shell: Shell, daemon: Daemon) -> None:

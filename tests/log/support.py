@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stigmer.log import format as fmt
+from stigmer.log.lineages import Entry
 from stigmer.log.log import Log
 from stigmer.log.recovery import Watermark
 
@@ -67,7 +68,7 @@ def append_groups(log: Log, groups: Sequence[Group], sync_last: bool = True) -> 
     written = []
     for place, group in enumerate(groups):
         revision = log.next_revision
-        log.append(group, max(START_NS, log.last_time_ns) + 1)
+        log.append([Entry(*one) for one in group], max(START_NS, log.last_time_ns) + 1)
         for payload, event_count in group:
             written.append(Written(revision, event_count, payload))
             revision += event_count

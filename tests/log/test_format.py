@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from stigmer.errors import NewerFormat
 from stigmer.log import format as fmt
 from stigmer.log.format import FrameHeader, Seal, SegmentHeader
+from stigmer.log.lineages import Entry, Lineages
+from stigmer.log.payloads import Payloads
 from stigmer.pb import log_pb2
 
 FORMAT_PAGE = Path(__file__).parents[2] / "docs" / "FORMAT.md"
@@ -77,6 +79,10 @@ SEAL_CASES = [
         "04030201 02000000 0102000000000000"
         " 0100000000000000 4000000000000000 2c01000000000000 4000010000000000 70000000 5345414c",
     ),
+    (
+        Seal(1, 2, [(1, 64)], 0x0102),
+        "01000000 01000000 0200000000000000 0100000000000000 4000000000000000 0201000000000000 68000000 5345414c",
+    ),
 ]
 
 
@@ -110,7 +116,7 @@ def test_seal_has_the_bytes_of_the_page(seal: Seal, encoded: str) -> None:
     """A seal's payload encodes to the documented bytes, these decode to it, and its end tells its size."""
     data = bytes.fromhex(encoded)
     assert fmt.encode_seal(seal) == data
-    assert fmt.decode_seal(data) == seal
+    assert fmt.decode_seal(data, fmt.seal_flags(seal)) == seal
     assert fmt.seal_size(data[-fmt.SEAL_TRAILER_SIZE :]) == fmt.FRAME_HEADER_SIZE + len(data)
 
 
@@ -152,10 +158,10 @@ def test_any_frame_header_comes_back(header: FrameHeader, offset: int, segment_i
 
 
 @deterministic
-@given(st.builds(Seal, u32, i64, st.lists(st.tuples(u64, u64), max_size=20)))
+@given(st.builds(Seal, u32, i64, st.lists(st.tuples(u64, u64), max_size=20), u64))
 def test_any_seal_comes_back(seal: Seal) -> None:
     """Every seal decodes to what was encoded."""
-    assert fmt.decode_seal(fmt.encode_seal(seal)) == seal
+    assert fmt.decode_seal(fmt.encode_seal(seal), fmt.seal_flags(seal)) == seal
 
 
 @deterministic
@@ -164,7 +170,8 @@ def test_random_bytes_are_nothing(data: bytes, at: int, offset: int) -> None:
     """Bytes that nobody encoded are no header and no seal of a size that fits, and do not make the decoder fail."""
     assert fmt.decode_segment_header(data, "x.log") is None
     assert fmt.decode_frame_header(data, at, offset, SALT) is None
-    fmt.decode_seal(data)
+    for flags in (fmt.FLAG_SEAL, fmt.FLAG_SEAL | fmt.FLAG_SAVED):
+        fmt.decode_seal(data, flags)
     fmt.seal_size(data[-8:])
 
 
@@ -206,7 +213,7 @@ def test_cut_or_flipped_seal_is_refused(seal: Seal, _encoded: str) -> None:
     payload = fmt.encode_seal(seal)
     checksum = fmt.crc32c(0, payload)
     for size in range(len(payload)):
-        assert fmt.decode_seal(payload[:size]) is None
+        assert fmt.decode_seal(payload[:size], fmt.seal_flags(seal)) is None
         assert fmt.seal_size(payload[:size][-fmt.SEAL_TRAILER_SIZE :]) is None
     for flipped in flips(payload):
         assert fmt.crc32c(0, flipped) != checksum
@@ -239,15 +246,19 @@ def test_newer_version_is_named_and_not_called_damage(version: int) -> None:
     assert (caught.value.path, caught.value.found_version, caught.value.known_version) == ("some.log", version, 1)
 
 
-@pytest.mark.parametrize("flags", [1 << bit for bit in range(1, 32)])
-def test_unknown_flag_is_of_a_newer_format(flags: int) -> None:
-    """Each flag but the seal's is unknown to this version and raises `NewerFormat`, alone and beside the seal's."""
-    known = FrameHeader(0, 5, 1, 7, 6, 0, 0)
-    fmt.check_flags(known, "x.log")
-    fmt.check_flags(known._replace(flags=fmt.FLAG_SEAL), "x.log")
-    for unknown in (flags, flags | fmt.FLAG_SEAL):
-        with pytest.raises(NewerFormat):
-            fmt.check_flags(known._replace(flags=unknown), "x.log")
+FLAGS_KNOWN = {0, 0x1, 0x3, 0x10, 0x20}
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_unknown_flags_are_of_a_newer_format(bit: int) -> None:
+    """Flags that this version does not write, alone or beside those it does, raise `NewerFormat`."""
+    header = FrameHeader(0, 5, 1, 7, 6, 0, 0)
+    for known in FLAGS_KNOWN:
+        fmt.check_flags(header._replace(flags=known), "x.log")
+        flags = known | 1 << bit
+        if flags not in FLAGS_KNOWN:
+            with pytest.raises(NewerFormat):
+                fmt.check_flags(header._replace(flags=flags), "x.log")
 
 
 # --- the page --------------------------------------------------------------------------------------------
@@ -266,16 +277,38 @@ def worked_example() -> bytes:
     return fmt.encode_segment_header(header) + fmt.encode_frame_header(frame, offset, SALT) + payload
 
 
-def dump_on_page(page: str) -> bytes:
-    """Put the lines `offset  hex digits  what it is` of the worked example together."""
-    _, _, example = page.partition("\n## A worked example\n")
-    data = b""
+def worked_delta() -> bytes:
+    """The second frame of a segment in which a note was saved twice."""
+    lineages = Lineages(1 << 20, Payloads(1 << 20, 0)).group()
+    rest = b"the quick brown fox jumps over the lazy dog. " * 3
+    offset, frame = fmt.SEGMENT_HEADER_SIZE, b""
+    for revision, value in ((1, b"draft 1: " + rest), (2, b"draft 2: " + rest)):
+        offset += len(frame)
+        commit = log_pb2.Commit(events=[log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="note", id="n1", value=value)])
+        flags, data, checksum = lineages.store(Entry(commit.SerializeToString(), 1, b"note/n1"), revision)
+        header = FrameHeader(flags, len(data), 1, revision, revision, 1_767_225_600_000_000_000, checksum)
+        frame = fmt.encode_frame_header(header, offset, SALT) + data
+    return frame
+
+
+def dump_on_page(page: str, title: str) -> tuple[int, bytes]:
+    """Put the lines `offset  hex digits  what it is` of a section together; give them with their first offset."""
+    _, _, example = page.partition(f"\n## {title}\n")
+    example, _, _ = example.partition("\n## ")
+    start, data = -1, b""
     for line in re.finditer(r"^ {4}([0-9a-f]{4})  ((?:[0-9a-f]{2} )+) +\S.*$", example, re.MULTILINE):
-        assert int(line[1], 16) == len(data), f"the line at {line[1]} follows one that ends at {len(data):04x}"
+        start = int(line[1], 16) if start < 0 else start
+        end = start + len(data)
+        assert int(line[1], 16) == end, f"the line at {line[1]} follows one that ends at {end:04x}"
         data += bytes.fromhex(line[2])
-    return data
+    return start, data
 
 
-def test_worked_example_on_the_page_is_what_the_code_writes() -> None:
-    """The hex dump in docs/FORMAT.md is byte for byte the segment that it describes."""
-    assert dump_on_page(FORMAT_PAGE.read_text()).hex(" ") == worked_example().hex(" ")
+def test_worked_examples_on_the_page_are_what_the_code_writes() -> None:
+    """The hex dumps in docs/FORMAT.md are byte for byte the segment and the delta that they describe."""
+    page = FORMAT_PAGE.read_text()
+    start, data = dump_on_page(page, "A worked example")
+    assert (start, data.hex(" ")) == (0, worked_example().hex(" "))
+    start, data = dump_on_page(page, "A worked example of a delta")
+    assert data.hex(" ") == worked_delta().hex(" ")
+    assert fmt.decode_frame_header(data, 0, start, SALT) is not None

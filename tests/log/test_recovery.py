@@ -618,7 +618,7 @@ def test_frame_with_unknown_flag_is_refused_and_nothing_touched(directory: Path)
     """A frame that a newer version wrote into a segment is not taken for an unfinished write."""
     make_log(directory, random_groups(17, 5))
     segment = segment_files(directory)[-1]
-    set_flags(segment, frames_in(segment)[-1][0], 0x10)
+    set_flags(segment, frames_in(segment)[-1][0], 0x30)
     before = contents(directory)
     with pytest.raises(NewerFormat):
         open_log(directory)
@@ -630,7 +630,7 @@ def test_whole_frames_before_one_of_a_newer_format_are_given_before_the_error(di
     written = make_log(directory, random_groups(18, 60))
     segment = segment_files(directory)[1]
     offset, header = frames_in(segment)[2]
-    set_flags(segment, offset, 0x20)
+    set_flags(segment, offset, 0x40)
     log = open_log(directory, check_bytes=0)
     cursor = log.cursor(0)
     frames = cursor.read(log.next_revision - 1)

@@ -18,7 +18,10 @@ def log_command() -> None:
 @log_command.command("info", cls=Command)
 @pass_invocation
 def log_info(invocation: Invocation) -> None:
-    """Print how large the log is, where it ends and how far the views are."""
+    """Print how large the log is, where it ends and how far the views are.
+
+    "saved" says how many more bytes it would have if large values were not stored as what is new in them.
+    """
     from stigmer.cli import backend
     from stigmer.cli.output import write_record
     from stigmer.cli.units import counted, home_shortened, size
@@ -32,6 +35,7 @@ def log_info(invocation: Invocation) -> None:
             "revision": status.revision,
             "segments": status.segments,
             "log_bytes": status.log_bytes,
+            "log_saved_bytes": status.log_saved_bytes,
             "views_bytes": status.views_bytes,
             "generation": status.generation,
             "checkpoints": dict(sorted(status.checkpoints.items())),
@@ -46,6 +50,9 @@ def log_info(invocation: Invocation) -> None:
     print(f"store     {status.store_id}")
     print(f"data      {home_shortened(status.data_dir)}")
     print(f"log       {counted(status.segments, 'segment')}, {size(status.log_bytes)}, revision {status.revision}")
+    if status.log_saved_bytes:
+        whole = status.log_bytes + status.log_saved_bytes
+        print(f"saved     {size(status.log_saved_bytes)} by deltas: {size(status.log_bytes)} for {size(whole)}")
     print(f"views     generation {status.generation}, {size(status.views_bytes)}, {views}")
     print(f"holds     {counted(status.resources, 'resource')}")
     for sentence in status.recovery:
@@ -68,13 +75,14 @@ def log_segments(invocation: Invocation) -> None:
                 print(segment.name)
         case "table" | "wide":
             table(
-                ("NAME", "FIRST", "LAST", "SIZE", "STATE", "AGE"),
+                ("NAME", "FIRST", "LAST", "SIZE", "SAVED", "STATE", "AGE"),
                 [
                     (
                         segment.name,
                         segment.first_revision,
                         segment.last_revision or "-",
                         size(segment.bytes),
+                        size(segment.saved_bytes) if segment.saved_bytes else "-",
                         "sealed" if segment.sealed else "active",
                         age(time.time() - segment.created_at_ns / 1e9),
                     )
@@ -88,6 +96,7 @@ def log_segments(invocation: Invocation) -> None:
                     "first_revision": segment.first_revision,
                     "last_revision": segment.last_revision,
                     "bytes": segment.bytes,
+                    "saved_bytes": segment.saved_bytes,
                     "sealed": segment.sealed,
                     "created_at": rfc3339(segment.created_at_ns),
                 }
@@ -134,7 +143,11 @@ def log_cat(invocation: Invocation, revision: int) -> None:
         "time": rfc3339(frame.time_ns),
         "flags": f"{frame.flags:#010x}",
         "payload_crc32c": f"{frame.payload_crc32c:08x}",
+        "codec": frame.codec,
+        "payload_bytes": frame.payload_bytes,
     }
+    if frame.base_revision:
+        record |= {"base_revision": frame.base_revision, "depth": frame.depth}
     if commit.request_id:
         record["request_id"] = commit.request_id
     record["events"] = events
