@@ -6,6 +6,7 @@ import click
 
 from benchmarks.clients import clients
 from benchmarks.core import core
+from benchmarks.peers.command import peers
 
 
 @click.group()
@@ -15,4 +16,5 @@ def main() -> None:
 
 main.add_command(core)
 main.add_command(clients)
+main.add_command(peers)
 main(prog_name="tools/bench")

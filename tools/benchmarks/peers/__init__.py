@@ -2,8 +2,9 @@
 
 `catalogue` names the peers, each in a module of its own in the shape that `peer` describes; `works` has what is
 measured; `child` is the process of one measurement; `run` starts those processes, peer after peer and round after
-round; `report`, `page` and `chart` show what came of it; `command` is the command line.
+round; `targets`, `report`, `panels` and `chart` show what came of it; `environment` has the peers' packages;
+`command` is the command line.
 
-What a child imports (all but `run`, `report`, `page`, `chart` and `command`) needs no package but those of its peer: it runs in
-the virtual environment of the peers, which has no stigmer in it.
+What a child imports (`child`, `catalogue`, `works`, `peer` and its peer's module) needs no package but those of its
+peer: it may run in the environment of the peers' packages, which has no stigmer in it.
 """

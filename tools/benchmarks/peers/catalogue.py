@@ -45,7 +45,8 @@ _REDIS = "Install the package `redis-server` (Debian, Ubuntu), or put `redis-ser
 PEERS: tuple[Entry, ...] = (
     Entry(STIGMER, "stigmer, daemon", True, "stigmer_daemon"),
     Entry(EMBEDDED, "stigmer, embedded", True, "stigmer_embedded"),
-    Entry("umadb", "UmaDB", True, "umadb_server", is_packaged=True),
+    Entry("umadb", "UmaDB", True, "umadb_server", (True,), is_packaged=True),
+    Entry("umadb-untagged", "UmaDB, events without tags", True, "umadb_server", (False,), is_packaged=True),
     Entry("etcd", "etcd", True, "etcd", is_packaged=True, command="etcd", install=_ETCD),
     Entry("jetstream-always", "NATS JetStream", True, "jetstream", (True,), is_packaged=True),
     Entry("jetstream-default", "NATS JetStream, default", False, "jetstream", (False,), is_packaged=True),

@@ -1,13 +1,12 @@
 """The process of one measurement: `python -m benchmarks.peers.child PEER WORK COUNT DIRECTORY TRAFFIC`.
 
-Starts the peer with its data in the directory, does the work, stops the peer, and prints one line of JSON: the figures, or
-an error. SIGTERM ends it, with the peer's server.
+Starts the peer with its data in the directory, does the work, stops the peer, and prints one line of JSON: the figures,
+or an error. SIGTERM ends it, with the peer's server.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import sys
@@ -53,11 +52,11 @@ def main(arguments: list[str]) -> int:
 
 def _run(coroutine: Any) -> Any:
     """Run on uvloop where it is there, for every peer alike."""
-    with contextlib.suppress(ImportError):
+    try:
         import uvloop
-
-        return uvloop.run(coroutine)
-    return asyncio.run(coroutine)
+    except ImportError:
+        return asyncio.run(coroutine)
+    return uvloop.run(coroutine)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

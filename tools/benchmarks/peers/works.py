@@ -331,6 +331,7 @@ async def _done(answer: Any) -> Any:
 # --- all of them ---------------------------------------------------------------------------------------------
 
 _DAEMON = ("stigmer-daemon",)
+_UNTAGGED = "umadb-untagged"
 _JSON = ("sqlite-json-full", "sqlite-json-normal")
 
 
@@ -356,7 +357,7 @@ WORKS: tuple[Work, ...] = (
     Work(
         *("large", "100 kB, one after another", "/s", "save"),
         *(partial(_saves, in_flight=1, value_bytes=LARGE_BYTES), 400, 10),
-        without=_JSON,
+        without=(*_JSON, _UNTAGGED),
     ),
     Work("gets", "gets, 32 in flight", "/s", "get", partial(_gets, in_flight=32), 16_000, 320, without=_JSON),
     Work("list", "list of 10,000", "rows/s", "list_all", _list, 5, 1, without=_JSON),
@@ -368,6 +369,7 @@ WORKS: tuple[Work, ...] = (
         Work(
             *(f"fan-out-{tails}", f"{tails} tail{'s' if tails > 1 else ''}", "ms", "tails"),
             *(partial(_fan_out, tails=tails, pause_seconds=pause), count, 5),
+            without=(_UNTAGGED,),
         )
         for tails, pause, count in ((1, 0.02, 300), (10, 0.02, 300), (100, 0.1, 50))
     ),
