@@ -10,6 +10,7 @@ from types import FrameType
 import click
 import msgspec
 
+from benchmarks.markdown import NoMarkers, put_between_markers
 from benchmarks.peers import catalogue, environment, panels, report, targets, works
 from benchmarks.peers.run import Results, Run
 
@@ -112,8 +113,8 @@ def peers(
 def _write_page(results: Results, docs: Path) -> None:
     page = docs / "BENCHMARKS.md"
     try:
-        report.put_between_markers(page, _MARKERS, report.markdown(results, _CHART))
-    except (OSError, report.NoMarkers) as error:
+        put_between_markers(page, _MARKERS, report.markdown(results, _CHART))
+    except (OSError, NoMarkers) as error:
         raise click.ClickException(str(error)) from error
     (docs / _CHART).write_text(panels.chart(results), encoding="utf-8")
     _say(f"written: {page}, {docs / _CHART}; targets reached: {targets.reached_of(targets.lines(results))}")

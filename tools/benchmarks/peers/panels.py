@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks.chart import Bar, Panel, svg
 from benchmarks.peers import targets
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.peers.chart import Bar, Panel, svg
 from benchmarks.peers.run import Results
 from benchmarks.peers.works import BY_NAME
 

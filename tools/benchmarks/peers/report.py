@@ -1,13 +1,10 @@
-"""The results as Markdown, and the place in a page where they are put: between two marker comments.
-
-What is written by hand around the markers stays as it is.
-"""
+"""The results of a run as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
+from benchmarks.markdown import table, verdict
 from benchmarks.peers import targets
 from benchmarks.peers.catalogue import FLOOR, PEERS, Entry
 from benchmarks.peers.run import Results
@@ -26,10 +23,6 @@ _TABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-class NoMarkers(Exception):
-    """A page has no place for the results."""
-
-
 def markdown(results: Results, chart: str) -> str:
     """Write the results of a run; `chart` is the name of the picture beside the page."""
     parts = [
@@ -41,23 +34,6 @@ def markdown(results: Results, chart: str) -> str:
         _peers(results),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def put_between_markers(page: Path, name: str, text: str) -> None:
-    """Replace what a page has between `<!-- name:begin -->` and `<!-- name:end -->`. Raises `NoMarkers`."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    whole = page.read_text(encoding="utf-8")
-    before, found_begin, rest = whole.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
-        raise NoMarkers(f"{page} lacks the lines {begin} and {end}, between which the results are put")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _facts(results: Results) -> str:
@@ -86,7 +62,7 @@ def _targets(results: Results) -> str:
             line.text,
             line.target,
             line.measured or "-",
-            {True: "reached", False: "not reached", None: "not measured"}[line.reached],
+            verdict(line.reached),
         )
         for line in lines
     ]

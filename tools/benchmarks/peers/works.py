@@ -7,6 +7,7 @@ times the work alone, and compares what the store has with what was put in.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import threading
 import time
@@ -239,7 +240,8 @@ async def replay(peer: Any, context: Context, recording: str, executions: int) -
     """Save every update of a recording, for one execution, or the same for several at once."""
     from stigmer.cli.recordings import frames
 
-    messages = list(frames(str(context.traffic / f"agent-run-{recording}.binpb.zst")))[: context.count or None]
+    path = context.traffic / f"agent-run-{recording}.binpb.zst"
+    messages = list(itertools.islice(frames(str(path)), context.count or None))
     ids = [f"aex-{number:02d}" for number in range(executions)]
     prepared = [peer.prepare(message) for message in messages]
     peer.begin(["aex-warm", *ids])

@@ -21,6 +21,7 @@ _FIGURES = 74
 _HEADING = 44
 _FONT = "font-family='system-ui, -apple-system, Segoe UI, DejaVu Sans, sans-serif'"
 _INK, _MUTED, _MINE, _OTHER, _PAPER = "#1f2430", "#667085", "#e4572e", "#9aa8bd", "#ffffff"
+_FOOT = "hatched: acknowledged before it is on disk"
 _HATCHINGS = (("mine", _MINE), ("other", _OTHER))
 
 
@@ -42,7 +43,7 @@ class Panel(NamedTuple):
     digits: int = 0
 
 
-def svg(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
+def svg(title: str, subtitle: str, panels: Sequence[Panel], foot: str = _FOOT) -> str:
     """Draw panels in two columns, from the left and the top, each column as long as it needs."""
     panel_width = (_WIDTH - 2 * _MARGIN - _GAP) / _COLUMNS
     tops = [float(_MARGIN + 74)] * _COLUMNS
@@ -53,7 +54,6 @@ def svg(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
         drawn.append(_panel(panel, left, tops[column], panel_width))
         tops[column] += _HEADING + _STEP * len(panel.bars) + _GAP - 10
     height = max(tops) + 24
-    foot = "hatched: acknowledged before it is on disk"
     return "\n".join(
         [
             f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {height:.0f}' width='{_WIDTH}' "
