@@ -106,6 +106,7 @@ def test_the_chart_is_well_formed_and_shows_what_was_measured() -> None:
     assert "One save after another" in words
     assert "4,000" in words
     assert "List of 10,000" not in words
+    assert "In process: recording long" in words
     hatched = [element for element in root.iter() if element.get("fill") == "url(#other)"]
     assert len(hatched) == 1
 
@@ -145,6 +146,10 @@ def test_bad_options_say_what_is_wrong(arguments: list[str], says: str) -> None:
     assert says in done.output
 
 
+# One work for each thing that a peer can do; the others differ in numbers alone.
+SMOKE = "one,flight-64,bulk,gets,list,catch-up,fan-out-10,unary-saves,replay-tools,replay-chat-10"
+
+
 def test_a_smoke_run_needs_nothing_installed(tmp_path: Path) -> None:
     """SQLite and stigmer do every work of theirs, leave nothing behind, and the run writes its results."""
     saved = tmp_path / "results.json"
@@ -152,7 +157,7 @@ def test_a_smoke_run_needs_nothing_installed(tmp_path: Path) -> None:
     stores.mkdir()
     command = [sys.executable, "-m", "benchmarks", "peers", "--quick", "--only", "sqlite,stigmer", "--rounds", "1"]
     done = subprocess.run(
-        [*command, "--json", str(saved), "--directory", str(stores)],
+        [*command, "--work", SMOKE, "--json", str(saved), "--directory", str(stores)],
         env={**os.environ, "PYTHONPATH": str(TOOLS)},
         capture_output=True,
         text=True,
@@ -160,9 +165,23 @@ def test_a_smoke_run_needs_nothing_installed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(saved.read_text())["figures"]
-    for work in works.WORKS:
-        entries = catalogue.select(["sqlite", "stigmer"])
-        assert set(figures.get(work.name, {})) == {
-            entry.name for entry in entries if work.is_for(entry.name, entry.load())
-        }
+    entries = catalogue.select(["sqlite", "stigmer"])
+    for name in SMOKE.split(","):
+        able = {entry.name for entry in entries if works.BY_NAME[name].is_for(entry.name, entry.load())}
+        assert set(figures[name]) == able
     assert not list(stores.iterdir())
+
+
+def test_a_failure_is_told_and_the_run_fails(tmp_path: Path) -> None:
+    """A peer that cannot do its work has no figure, and the run says so and does not end well."""
+    command = [sys.executable, "-m", "benchmarks", "peers", "--quick", "--only", "stigmer-embedded", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--work", "replay-chat", "--traffic", str(tmp_path), "--json", str(tmp_path / "results.json")],
+        env={**os.environ, "PYTHONPATH": str(TOOLS)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "FAILED" in done.stderr
+    assert "these failed, so no page was written" in done.stderr

@@ -16,7 +16,7 @@ _MARGIN = 28
 _GAP = 36
 _BAR = 17
 _STEP = 25
-_LABELS = 178
+_LABELS = 186
 _FIGURES = 74
 _HEADING = 44
 _FONT = "font-family='system-ui, -apple-system, Segoe UI, DejaVu Sans, sans-serif'"

@@ -22,6 +22,8 @@ class Entry(NamedTuple):
     """Whether its client, and perhaps its server, is a package of the peers' own environment."""
     command: str = ""
     """A command that must be on this machine."""
+    is_in_process: bool = False
+    """Whether it runs inside the client's process."""
     install: str = ""
     """How to get that command, in a sentence."""
 
@@ -44,19 +46,19 @@ _REDIS = "Install the package `redis-server` (Debian, Ubuntu), or put `redis-ser
 
 PEERS: tuple[Entry, ...] = (
     Entry(STIGMER, "stigmer, daemon", True, "stigmer_daemon"),
-    Entry(EMBEDDED, "stigmer, embedded", True, "stigmer_embedded"),
+    Entry(EMBEDDED, "stigmer, embedded", True, "stigmer_embedded", is_in_process=True),
     Entry("umadb", "UmaDB", True, "umadb_server", (True,), is_packaged=True),
-    Entry("umadb-untagged", "UmaDB, events without tags", True, "umadb_server", (False,), is_packaged=True),
+    Entry("umadb-untagged", "UmaDB, without tags", True, "umadb_server", (False,), is_packaged=True),
     Entry("etcd", "etcd", True, "etcd", is_packaged=True, command="etcd", install=_ETCD),
     Entry("jetstream-always", "NATS JetStream", True, "jetstream", (True,), is_packaged=True),
     Entry("jetstream-default", "NATS JetStream, default", False, "jetstream", (False,), is_packaged=True),
     Entry("redis", "Redis", True, "redis_server", is_packaged=True, command="redis-server", install=_REDIS),
-    Entry("badger", "BadgerDB, embedded in Go", True, "badger", command="go", install=_GO),
-    Entry("sqlite-blob-full", "SQLite, BLOB", True, "sqlite", ("BLOB", "FULL")),
-    Entry("sqlite-blob-normal", "SQLite, BLOB, NORMAL", False, "sqlite", ("BLOB", "NORMAL")),
-    Entry("sqlite-json-full", "SQLite, JSON text", True, "sqlite", ("JSON", "FULL")),
-    Entry("sqlite-json-normal", "SQLite, JSON text, NORMAL", False, "sqlite", ("JSON", "NORMAL")),
-    Entry(FLOOR, "a gRPC server that does nothing", False, "floor"),
+    Entry("badger", "BadgerDB, in Go", True, "badger", is_in_process=True, command="go", install=_GO),
+    Entry("sqlite-blob-full", "SQLite, BLOB", True, "sqlite", ("BLOB", "FULL"), is_in_process=True),
+    Entry("sqlite-blob-normal", "SQLite, BLOB, NORMAL", False, "sqlite", ("BLOB", "NORMAL"), is_in_process=True),
+    Entry("sqlite-json-full", "SQLite, JSON text", True, "sqlite", ("JSON", "FULL"), is_in_process=True),
+    Entry("sqlite-json-normal", "SQLite, JSON text, NORMAL", False, "sqlite", ("JSON", "NORMAL"), is_in_process=True),
+    Entry(FLOOR, "gRPC that does nothing", False, "floor"),
 )
 
 BY_NAME = {entry.name: entry for entry in PEERS}

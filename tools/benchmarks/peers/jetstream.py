@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.peer import Pair, ServerProcess, Version, expect, free_port, in_chunks
+from benchmarks.peers.peer import Pair, ReadLog, ServerProcess, Version, expect, free_port, in_chunks
 
 _STREAM = "notes"
 _SUBJECT = "note."
@@ -79,22 +79,23 @@ class JetStream:
         message = await self._stream.get_last_msg(_STREAM, _SUBJECT + key, direct=True)
         return message.data  # type: ignore[no-any-return]
 
-    async def read_log(self) -> int:
+    async def read_log(self) -> ReadLog:
         """Read all messages with an ordered consumer."""
         expected = (await self._stream.stream_info(_STREAM)).state.messages
-        found = 0
+        found = value_bytes = 0
         all_here = asyncio.Event()
 
         async def count(message: Any) -> None:
-            nonlocal found
+            nonlocal found, value_bytes
             found += 1
+            value_bytes += len(message.data)
             if found == expected:
                 all_here.set()
 
         subscription = await self._stream.subscribe(_SUBJECT + ">", cb=count, ordered_consumer=True)
         await all_here.wait()
         await subscription.unsubscribe()
-        return found
+        return ReadLog(found, value_bytes)
 
     async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
         """Start so many ordered consumers of new messages."""

@@ -57,11 +57,18 @@ class Peer(Protocol):
     # save_bulk(pairs): very many saves, in the quickest way; `bulk_how` says in a few words which that is.
     # get(key) -> bytes: read one value.
     # list_all() -> int: read every key and value in one go; gives how many.
-    # read_log() -> int: read every event from the first to the last, in order; gives how many.
+    # read_log() -> ReadLog: read every event and its value from the first to the last, in order.
     # tails(count, arrived): start followers of new events; `arrived(value)` is called with each value each one gets.
     # unary_save(key, value), unary_get(key): a call of its own each, prepared by unary_requests(pairs, value_bytes).
     # prepare(message), update(execution, prepared): one update of a recording; see `works.replay`.
     # timed_saves(...), timed_gets(...): where the store has no client in Python and runs the loops itself.
+
+
+class ReadLog(NamedTuple):
+    """What a reader of the whole log had in its hands."""
+
+    events: int
+    value_bytes: int
 
 
 def pairs_of(count: int, value_bytes: int, first: int = 0) -> list[Pair]:

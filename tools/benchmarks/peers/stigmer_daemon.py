@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.peer import Pair, ServerProcess, expect, free_port, in_chunks
+from benchmarks.peers.peer import Pair, ReadLog, ServerProcess, expect, free_port, in_chunks
 
 KIND = "note"
 _PER_COMMIT = 1_000
@@ -84,12 +84,13 @@ class StigmerDaemon:
         """Read all resources."""
         return len(await self._client.list(KIND))
 
-    async def read_log(self) -> int:
+    async def read_log(self) -> ReadLog:
         """Read all events."""
-        events = 0
-        async for _event in self._client.tail(follow=False):
+        events = value_bytes = 0
+        async for event in self._client.tail(follow=False):
             events += 1
-        return events
+            value_bytes += len(event.value)
+        return ReadLog(events, value_bytes)
 
     async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
         """Follow the log so many times."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.peer import Pair, expect, in_chunks
+from benchmarks.peers.peer import Pair, ReadLog, expect, in_chunks
 
 _KIND = "note"
 _EXECUTION = "agent_execution"
@@ -67,9 +67,13 @@ class StigmerEmbedded:
         """Read all resources."""
         return len(self._store.list(_KIND))
 
-    def read_log(self) -> int:
+    def read_log(self) -> ReadLog:
         """Read all events."""
-        return sum(1 for _event in self._store.tail(follow=False))
+        events = value_bytes = 0
+        for event in self._store.tail(follow=False):
+            events += 1
+            value_bytes += len(event.value)
+        return ReadLog(events, value_bytes)
 
     # --- recordings ---
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.peer import Pair, ServerProcess, Version, expect, free_port, in_chunks
+from benchmarks.peers.peer import Pair, ReadLog, ServerProcess, Version, expect, free_port, in_chunks
 
 _PER_APPEND = 1_000
 _APPENDS_IN_FLIGHT = 2
@@ -84,13 +84,15 @@ class UmaDb:
             for done in [threads.submit(append) for _ in range(_APPENDS_IN_FLIGHT)]:
                 done.result()
 
-    def read_log(self) -> int:
+    def read_log(self) -> ReadLog:
         """Read all events, batch by batch."""
-        events = 0
+        events = value_bytes = 0
         response = self._client.read()
         while batch := response.next_batch():
-            events += len(batch)
-        return events
+            for found in batch:
+                events += 1
+                value_bytes += len(found.event.data)
+        return ReadLog(events, value_bytes)
 
     async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
         """Subscribe so many times; each has a thread, which ends with the client."""

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers.peer import KEYS, Pair, Peer, PeerFailed, expect, number_of, pairs_of
+from benchmarks.peers.peer import KEYS, Pair, Peer, PeerFailed, ReadLog, expect, number_of, pairs_of
 
 Figures = dict[str, float]
 """What was measured: `rate`, or `p50_ms` and `p99_ms`; beside them `log_bytes` and `final_bytes` of a recording."""
@@ -137,11 +137,12 @@ async def _list(peer: Any, context: Context) -> Figures:
 
 async def _catch_up(peer: Any, context: Context) -> Figures:
     await _filled(peer, context.count)
-    expect("events read", await _done(peer.read_log()), context.count)
+    everything = ReadLog(context.count, context.count * VALUE_BYTES)
+    expect("what was read", await _done(peer.read_log()), everything)
     started = time.perf_counter()
-    events = await _done(peer.read_log())
+    found = await _done(peer.read_log())
     seconds = time.perf_counter() - started
-    expect("events read", events, context.count)
+    expect("what was read", found, everything)
     return {"rate": context.count / seconds}
 
 
