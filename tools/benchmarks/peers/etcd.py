@@ -106,14 +106,14 @@ class Etcd:
         """Read all keys in one range."""
         return len([(row.key, row.value) for row in await self._range(_PREFIX, until=b"note0")])
 
-    async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
+    async def tails(self, count: int, arrived: Callable[[int, bytes], None]) -> None:
         """Watch the prefix so many times."""
 
-        async def follow() -> None:
+        async def follow(tail: int) -> None:
             async for event in await self._client.watch_prefix(_PREFIX):
-                arrived(event.kv.value)
+                arrived(tail, event.kv.value)
 
-        self._tails = [asyncio.create_task(follow()) for _ in range(count)]
+        self._tails = [asyncio.create_task(follow(tail)) for tail in range(count)]
 
     async def _range(self, key: bytes, until: bytes = b"") -> Any:
         return (await self._client.kvstub.Range(self._rpc.RangeRequest(key=key, range_end=until))).kvs

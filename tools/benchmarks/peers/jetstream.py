@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,14 +98,15 @@ class JetStream:
         await subscription.unsubscribe()
         return ReadLog(found, value_bytes)
 
-    async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
+    async def tails(self, count: int, arrived: Callable[[int, bytes], None]) -> None:
         """Start so many ordered consumers of new messages."""
 
-        async def take(message: Any) -> None:
-            arrived(message.data)
+        async def take(tail: int, message: Any) -> None:
+            arrived(tail, message.data)
 
-        for _ in range(count):
-            await self._stream.subscribe(_SUBJECT + ">", cb=take, ordered_consumer=True, deliver_policy="new")
+        for tail in range(count):
+            take_of_tail = functools.partial(take, tail)
+            await self._stream.subscribe(_SUBJECT + ">", cb=take_of_tail, ordered_consumer=True, deliver_policy="new")
 
 
 PEER = JetStream

@@ -58,7 +58,7 @@ class Peer(Protocol):
     # get(key) -> bytes: read one value.
     # list_all() -> int: read every key and value in one go; gives how many.
     # read_log() -> ReadLog: read every event and its value from the first to the last, in order.
-    # tails(count, arrived): start followers of new events; `arrived(value)` is called with each value each one gets.
+    # tails(count, arrived): start followers of new events; `arrived(tail, value)` is called with each value each gets.
     # unary_save(key, value), unary_get(key): a call of its own each, prepared by unary_requests(pairs, value_bytes).
     # prepare(message), update(execution, prepared): one update of a recording; see `works.replay`.
     # timed_saves(...), timed_gets(...): where the store has no client in Python and runs the loops itself.

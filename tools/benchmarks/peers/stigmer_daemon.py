@@ -92,15 +92,16 @@ class StigmerDaemon:
             value_bytes += len(event.value)
         return ReadLog(events, value_bytes)
 
-    async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
+    async def tails(self, count: int, arrived: Callable[[int, bytes], None]) -> None:
         """Follow the log so many times."""
 
-        async def follow(after: int) -> None:
-            async for event in self._client.tail(after=after):
-                arrived(event.value)
-
         after = (await self._client.status()).revision
-        self._tails = [asyncio.create_task(follow(after)) for _ in range(count)]
+
+        async def follow(tail: int) -> None:
+            async for event in self._client.tail(after=after):
+                arrived(tail, event.value)
+
+        self._tails = [asyncio.create_task(follow(tail)) for tail in range(count)]
 
     # --- calls as any gRPC client makes them, without the batching of stigmer's own ---
 

@@ -13,6 +13,7 @@ from benchmarks.peers.peer import Pair, ReadLog, ServerProcess, Version, expect,
 
 _PER_APPEND = 1_000
 _APPENDS_IN_FLIGHT = 2
+_PER_READ = 1_000
 _TYPE = "note"
 
 
@@ -47,7 +48,7 @@ class UmaDb:
         command = [self._command, "--listen", f"127.0.0.1:{port}", "--db-path", directory / "uma.db"]
         self._server = ServerProcess(command, directory)
         await self._server.until_listening(port)
-        self._client = umadb.Client(f"http://127.0.0.1:{port}")
+        self._client = umadb.Client(f"http://127.0.0.1:{port}", batch_size=_PER_READ)
 
     async def stop(self) -> None:
         """Disconnect and stop the server."""
@@ -94,19 +95,20 @@ class UmaDb:
                 value_bytes += len(found.event.data)
         return ReadLog(events, value_bytes)
 
-    async def tails(self, count: int, arrived: Callable[[bytes], None]) -> None:
+    async def tails(self, count: int, arrived: Callable[[int, bytes], None]) -> None:
         """Subscribe so many times; each has a thread, which ends with the client."""
         head = self._client.head()
 
-        def follow(subscription: Any) -> None:
+        def follow(tail: int, subscription: Any) -> None:
             try:
                 for found in subscription:
-                    arrived(found.event.data)
+                    arrived(tail, found.event.data)
             except self._module.CancelledByUserError:
                 pass
 
-        for _ in range(count):
-            threading.Thread(target=follow, args=(self._client.subscribe(after=head),), daemon=True).start()
+        for tail in range(count):
+            subscription = self._client.subscribe(after=head)
+            threading.Thread(target=follow, args=(tail, subscription), daemon=True).start()
 
     def _event(self, pair: Pair) -> Any:
         return self._module.Event(_TYPE, pair[1], [pair[0]] if self._has_tags else None)

@@ -24,6 +24,7 @@ Figures = dict[str, float]
 VALUE_BYTES = 300
 LARGE_BYTES = 100_000
 _ARRIVAL_SECONDS_MAX = 60.0
+_WARMING_SAVES_MIN, _WARMING_SAVES_MAX = 20, 60
 
 
 class Context(NamedTuple):
@@ -186,44 +187,39 @@ async def _fan_out(peer: Any, context: Context, tails: int, pause_seconds: float
     """Save one after another with a pause between, so that nothing queues; time each until each follower has it."""
     sent: dict[int, float] = {}
     delays: list[float] = []
-    warmed: set[int] = set()
+    last = [-1] * tails
     lock = threading.Lock()
-    here = 0
 
-    def arrived(value: bytes) -> None:
-        nonlocal here
+    def arrived(tail: int, value: bytes) -> None:
         now = time.perf_counter()
         number = number_of(value)
         with lock:  # followers may be threads
-            here += 1
+            last[tail] = number
             if number in sent:
                 delays.append(now - sent[number])
-            else:
-                warmed.add(number)
+
+    async def has_come(number: int, seconds: float) -> bool:
+        deadline = time.perf_counter() + seconds
+        while min(last) < number and time.perf_counter() < deadline:
+            await asyncio.sleep(0.01)
+        return min(last) >= number
 
     await peer.tails(tails, arrived)
-    # Saved until every follower has one: before that some may not have begun. They all have the next ones, then.
-    pairs = pairs_of(100_000, 8)
-    warming = 0
-    deadline = time.perf_counter() + _ARRIVAL_SECONDS_MAX
-    while here < tails * 5 or here % tails:
-        if time.perf_counter() > deadline:
-            raise PeerFailed(f"after {warming} saves {tails} tails got {here} events")
-        if warming < 5 or here < tails * 5:
-            await _done(peer.save(*pairs[warming]))
-            warming += 1
-        await asyncio.sleep(0.05)
-    before = here
-    body = pairs_of(1, VALUE_BYTES - 8)[0][1]
-    for number in range(context.count):
-        key, value = pairs[warming + number]
+    pairs = pairs_of(_WARMING_SAVES_MAX + context.count, VALUE_BYTES)
+    # Some followers may begin a little later: saved until one save has come to all of them, and a few times more.
+    came = number = 0
+    while came < _WARMING_SAVES_MIN:
+        if number == _WARMING_SAVES_MAX:
+            raise PeerFailed(f"{tails} tails: of {number} saves {came} came to all of them")
+        await _done(peer.save(*pairs[number]))
+        came += await has_come(number, 2.0)
+        number += 1
+    for key, value in pairs[number : number + context.count]:
         await asyncio.sleep(pause_seconds)
-        sent[warming + number] = time.perf_counter()
-        await _done(peer.save(key, value + body))
-    while here - before < tails * context.count:
-        if time.perf_counter() > deadline + context.count * pause_seconds:
-            raise PeerFailed(f"{here - before} events arrived of {tails * context.count}")
-        await asyncio.sleep(0.01)
+        number = number_of(value)
+        sent[number] = time.perf_counter()
+        await _done(peer.save(key, value))
+    await has_come(number, _ARRIVAL_SECONDS_MAX)
     expect("events that arrived", len(delays), tails * context.count)
     delays.sort()
     return {"p50_ms": _percentile(delays, 50) * 1e3, "p99_ms": _percentile(delays, 99) * 1e3}
