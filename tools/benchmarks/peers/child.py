@@ -1,4 +1,4 @@
-"""The process of one measurement: `python -m benchmarks.peers.child PEER WORK COUNT DIRECTORY TRAFFIC`.
+"""The process of one measurement: `python -m benchmarks.peers.child PEER WORK SIZE DIRECTORY TRAFFIC`.
 
 Starts the peer with its data in the directory, does the work, stops the peer, and prints one line of JSON: the figures,
 or an error. SIGTERM ends it, with the peer's server.
@@ -35,11 +35,11 @@ async def measure(entry: catalogue.Entry, work: Work, context: Context, director
 
 def main(arguments: list[str]) -> int:
     """Measure what the arguments say, and print it."""
-    peer, work, count, directory, traffic = arguments
+    peer, work, size, directory, traffic = arguments
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        context = Context(int(count), Path(traffic))
+        context = Context(int(size), Path(traffic))
         answer = _run(measure(catalogue.BY_NAME[peer], works.BY_NAME[work], context, Path(directory)))
     except PeerFailed as error:
         answer = {"error": str(error)}

@@ -39,7 +39,7 @@ class Etcd:
         self._rpc = aetcd.rpc
         port = free_port()
         clients, peers = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{free_port()}"
-        command = [
+        command: list[str | Path] = [
             "etcd",
             *("--name", "peer", "--data-dir", directory / "data", "--logger", "zap", "--log-level", "error"),
             *("--listen-client-urls", clients, "--advertise-client-urls", clients),

@@ -33,7 +33,7 @@ class Redis:
         import redis.asyncio
 
         port = free_port()
-        command = [
+        command: list[str | Path] = [
             "redis-server",
             *("--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--daemonize", "no"),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),

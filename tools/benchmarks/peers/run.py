@@ -103,10 +103,10 @@ class Run(msgspec.Struct):
 
     def _child(self, work: Work, entry: Entry) -> Mapping[str, Any]:
         """Do one work on one peer, in a process of its own."""
-        count = work.count_quick if self.is_quick else work.count
+        size = work.size_quick if self.is_quick else work.size
         scratch = tempfile.mkdtemp(prefix="stigmer-bench-", dir=self.directory)
         python = environment.python_of(entry, self.peers_python)
-        command = [str(python), "-m", "benchmarks.peers.child", entry.name, work.name, str(count), scratch]
+        command = [str(python), "-m", "benchmarks.peers.child", entry.name, work.name, str(size), scratch]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("STIGMER_")}
         environ["PYTHONPATH"] = str(_TOOLS)
         if self.badger_program is not None:

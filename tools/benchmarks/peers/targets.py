@@ -9,7 +9,7 @@ from typing import NamedTuple
 from benchmarks.peers.catalogue import BY_NAME, EMBEDDED, FLOOR, STIGMER
 from benchmarks.peers.run import Results
 
-_UMADB = ("umadb", "umadb-untagged")
+_UMADB = ("umadb",)  # with the key as a tag: without it a key's events cannot be found, which is another work
 _JETSTREAM = ("jetstream-always", "jetstream-default")
 _JSON_FULL = ("sqlite-json-full",)
 _BLOB_FULL = ("sqlite-blob-full",)

@@ -45,7 +45,7 @@ class UmaDb:
 
         self._module = umadb
         port = free_port()
-        command = [self._command, "--listen", f"127.0.0.1:{port}", "--db-path", directory / "uma.db"]
+        command: list[str | Path] = [self._command, "--listen", f"127.0.0.1:{port}", "--db-path", directory / "uma.db"]
         self._server = ServerProcess(command, directory)
         await self._server.until_listening(port)
         self._client = umadb.Client(f"http://127.0.0.1:{port}", batch_size=_PER_READ)

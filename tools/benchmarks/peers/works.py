@@ -30,7 +30,7 @@ _WARMING_SAVES_MIN, _WARMING_SAVES_MAX = 20, 60
 class Context(NamedTuple):
     """What a work is told beside its peer."""
 
-    count: int
+    size: int
     """How many saves, gets, events or updates."""
     traffic: Path
     """The folder of the recordings."""
@@ -45,8 +45,8 @@ class Work(NamedTuple):
     method: str
     """What a peer must have to do it."""
     run: Callable[[Any, Context], Awaitable[Figures]]
-    count: int
-    count_quick: int
+    size: int
+    size_quick: int
     is_concurrent: bool = False
     only: tuple[str, ...] = ()
     """Where only some peers are asked, which."""
@@ -68,27 +68,27 @@ class Work(NamedTuple):
 
 
 async def _saves(peer: Any, context: Context, in_flight: int, value_bytes: int = VALUE_BYTES) -> Figures:
-    warming = max(in_flight, min(200, context.count // 10))
+    warming = max(in_flight, min(200, context.size // 10))
     if hasattr(peer, "timed_saves"):
-        return {"rate": context.count / peer.timed_saves(warming, context.count, in_flight, value_bytes)}
-    pairs = pairs_of(warming + context.count, value_bytes)
+        return {"rate": context.size / peer.timed_saves(warming, context.size, in_flight, value_bytes)}
+    pairs = pairs_of(warming + context.size, value_bytes)
     await _calls(peer, peer.save, pairs[:warming], in_flight)
     seconds = await _calls(peer, peer.save, pairs[warming:], in_flight)
     await _check(peer, pairs)
-    return {"rate": context.count / seconds}
+    return {"rate": context.size / seconds}
 
 
 async def _bulk(peer: Any, context: Context) -> Figures:
-    warming = min(10_000, context.count // 10)
+    warming = min(10_000, context.size // 10)
     if hasattr(peer, "timed_bulk"):
-        return {"rate": context.count / peer.timed_bulk(warming, context.count, VALUE_BYTES)}
-    pairs = pairs_of(warming + context.count, VALUE_BYTES)
+        return {"rate": context.size / peer.timed_bulk(warming, context.size, VALUE_BYTES)}
+    pairs = pairs_of(warming + context.size, VALUE_BYTES)
     await _done(peer.save_bulk(pairs[:warming]))
     started = time.perf_counter()
     await _done(peer.save_bulk(pairs[warming:]))
     seconds = time.perf_counter() - started
     await _check(peer, pairs)
-    return {"rate": context.count / seconds}
+    return {"rate": context.size / seconds}
 
 
 async def _check(peer: Peer, pairs: Sequence[Pair]) -> None:
@@ -100,7 +100,7 @@ async def _check(peer: Peer, pairs: Sequence[Pair]) -> None:
 
 async def _gets(peer: Any, context: Context, in_flight: int) -> Figures:
     if hasattr(peer, "timed_gets"):
-        return {"rate": context.count / peer.timed_gets(KEYS, context.count, in_flight, VALUE_BYTES)}
+        return {"rate": context.size / peer.timed_gets(KEYS, context.size, in_flight, VALUE_BYTES)}
     pairs = await _filled(peer, KEYS)
     read: list[bytes] = []
 
@@ -114,37 +114,37 @@ async def _gets(peer: Any, context: Context, in_flight: int) -> Figures:
             read.append(await peer.get(key))
 
     # Spread over the keys: neighbours in flight are not neighbours on disk.
-    wanted = [pairs[number * 7919 % len(pairs)] for number in range(context.count)]
-    await _calls(peer, keep, wanted[: min(500, context.count)], in_flight)
+    wanted = [pairs[number * 7919 % len(pairs)] for number in range(context.size)]
+    await _calls(peer, keep, wanted[: min(500, context.size)], in_flight)
     read.clear()
     seconds = await _calls(peer, keep, wanted, in_flight if peer.is_concurrent else 1)
     expect("values read", sorted(map(number_of, read)), sorted(number_of(value) for _, value in wanted))
-    return {"rate": context.count / seconds}
+    return {"rate": context.size / seconds}
 
 
 async def _list(peer: Any, context: Context) -> Figures:
     if hasattr(peer, "timed_list"):
-        return {"rate": KEYS * context.count / peer.timed_list(KEYS, context.count, VALUE_BYTES)}
+        return {"rate": KEYS * context.size / peer.timed_list(KEYS, context.size, VALUE_BYTES)}
     await _filled(peer, KEYS)
     expect("rows listed", await _done(peer.list_all()), KEYS)
     seconds = 0.0
-    for _ in range(context.count):
+    for _ in range(context.size):
         started = time.perf_counter()
         rows = await _done(peer.list_all())
         seconds += time.perf_counter() - started
         expect("rows listed", rows, KEYS)
-    return {"rate": KEYS * context.count / seconds}
+    return {"rate": KEYS * context.size / seconds}
 
 
 async def _catch_up(peer: Any, context: Context) -> Figures:
-    await _filled(peer, context.count)
-    everything = ReadLog(context.count, context.count * VALUE_BYTES)
+    await _filled(peer, context.size)
+    everything = ReadLog(context.size, context.size * VALUE_BYTES)
     expect("what was read", await _done(peer.read_log()), everything)
     started = time.perf_counter()
     found = await _done(peer.read_log())
     seconds = time.perf_counter() - started
     expect("what was read", found, everything)
-    return {"rate": context.count / seconds}
+    return {"rate": context.size / seconds}
 
 
 async def _filled(peer: Any, count: int) -> list[Pair]:
@@ -158,14 +158,14 @@ async def _filled(peer: Any, count: int) -> list[Pair]:
 
 
 async def _unary(peer: Any, context: Context, call: str, in_flight: int) -> Figures:
-    warming = max(in_flight, min(200, context.count // 10))
-    pairs = pairs_of(warming + context.count, VALUE_BYTES)
+    warming = max(in_flight, min(200, context.size // 10))
+    pairs = pairs_of(warming + context.size, VALUE_BYTES)
     await peer.unary_requests(pairs, VALUE_BYTES)
     if call == "save":
         await _calls(peer, peer.unary_save, pairs[:warming], in_flight)
         seconds = await _calls(peer, peer.unary_save, pairs[warming:], in_flight)
         await _check(peer, pairs)
-        return {"rate": context.count / seconds}
+        return {"rate": context.size / seconds}
     if hasattr(peer, "save_bulk"):
         await peer.save_bulk(pairs)
     answers: list[bytes] = []
@@ -176,8 +176,8 @@ async def _unary(peer: Any, context: Context, call: str, in_flight: int) -> Figu
     await _calls(peer, keep, pairs[:warming], in_flight)
     answers.clear()
     seconds = await _calls(peer, keep, pairs[warming:], in_flight)
-    expect("answers", len([answer for answer in answers if len(answer) > VALUE_BYTES]), context.count)
-    return {"rate": context.count / seconds}
+    expect("answers", len([answer for answer in answers if len(answer) > VALUE_BYTES]), context.size)
+    return {"rate": context.size / seconds}
 
 
 # --- followers -----------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ async def _fan_out(peer: Any, context: Context, tails: int, pause_seconds: float
         return min(last) >= number
 
     await peer.tails(tails, arrived)
-    pairs = pairs_of(_WARMING_SAVES_MAX + context.count, VALUE_BYTES)
+    pairs = pairs_of(_WARMING_SAVES_MAX + context.size, VALUE_BYTES)
     # Some followers may begin a little later: saved until one save has come to all of them, and a few times more.
     came = number = 0
     while came < _WARMING_SAVES_MIN:
@@ -214,13 +214,13 @@ async def _fan_out(peer: Any, context: Context, tails: int, pause_seconds: float
         await _done(peer.save(*pairs[number]))
         came += await has_come(number, 2.0)
         number += 1
-    for key, value in pairs[number : number + context.count]:
+    for key, value in pairs[number : number + context.size]:
         await asyncio.sleep(pause_seconds)
         number = number_of(value)
         sent[number] = time.perf_counter()
         await _done(peer.save(key, value))
     await has_come(number, _ARRIVAL_SECONDS_MAX)
-    expect("events that arrived", len(delays), tails * context.count)
+    expect("events that arrived", len(delays), tails * context.size)
     delays.sort()
     return {"p50_ms": _percentile(delays, 50) * 1e3, "p99_ms": _percentile(delays, 99) * 1e3}
 
@@ -238,7 +238,7 @@ async def replay(peer: Any, context: Context, recording: str, executions: int) -
     from stigmer.cli.recordings import frames
 
     path = context.traffic / f"agent-run-{recording}.binpb.zst"
-    messages = list(itertools.islice(frames(str(path)), context.count or None))
+    messages = list(itertools.islice(frames(str(path)), context.size or None))
     ids = [f"aex-{number:02d}" for number in range(executions)]
     prepared = [peer.prepare(message) for message in messages]
     peer.begin(["aex-warm", *ids])
