@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.peers.peer import Pair, ServerProcess, Version, expect, free_port, in_chunks, shared_out
 
 _PER_TRANSACTION = 100
-_TRANSACTIONS_IN_FLIGHT = 8
+_TRANSACTIONS_IN_FLIGHT = 16
 
 
 class Redis:

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.peers.peer import Pair, ReadLog, ServerProcess, Version, expect, free_port, in_chunks
 
 _PER_APPEND = 1_000
-_APPENDS_IN_FLIGHT = 2
+_APPENDS_IN_FLIGHT = 4
 _PER_READ = 1_000
 _TYPE = "note"
 
