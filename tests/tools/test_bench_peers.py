@@ -65,11 +65,11 @@ def test_a_page_without_a_marker_is_left_alone(tmp_path: Path, marker: str) -> N
 
 
 def test_tables_have_medians_and_a_dash_for_what_a_peer_cannot_do() -> None:
-    """A cell is the median of the rounds; a peer without a work has a dash; what is not durable is marked."""
+    """A cell is the median of the rounds; a peer without a work has a dash; each says what is durable."""
     text = report.markdown(results(), "chart.svg")
-    assert "| stigmer, daemon | 1,000 |" in text
-    assert "| NATS JetStream, default (*) | 4,000 |" in text
-    assert "| stigmer, daemon | 2.00, 4.50 |" in text
+    assert "| stigmer, daemon | on disk | 1,000 |" in text
+    assert "| NATS JetStream, default | before it is on disk | 4,000 |" in text
+    assert "| stigmer, daemon | on disk | 2.00, 4.50 |" in text
     assert "| `long` | 0 kB | 1 kB | 0.30 x |" in text
     assert "Redis: not found on this machine. Install it." in text
     made = results()

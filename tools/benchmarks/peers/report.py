@@ -74,17 +74,19 @@ def _targets(results: Results) -> str:
 def _table(results: Results, title: str, names: Sequence[str]) -> str:
     works = [BY_NAME[name] for name in names if results.figures.get(name)]
     rows = [
-        [
-            entry.title + ("" if entry.is_durable or entry.name == FLOOR else " (*)"),
-            *(cell(results, work, entry) for work in works),
-        ]
+        [entry.title, _acknowledged(entry), *(cell(results, work, entry) for work in works)]
         for entry in PEERS
         if any(entry.name in results.figures[work.name] for work in works)
     ]
     if not rows:
         return ""
-    notes = "\n\n(*) acknowledged before it is on disk" if any("(*)" in row[0] for row in rows) else ""
-    return f"**{title}**\n\n" + table(["", *(work.title for work in works)], rows) + notes
+    return f"**{title}**\n\n" + table(["", "a save is acknowledged", *(work.title for work in works)], rows)
+
+
+def _acknowledged(entry: Entry) -> str:
+    if entry.name == FLOOR:
+        return "-"
+    return "on disk" if entry.is_durable else "before it is on disk"
 
 
 def cell(results: Results, work: Work, entry: Entry) -> str:
