@@ -49,9 +49,9 @@ def test_what_is_written_around_the_markers_stays(tmp_path: Path) -> None:
     """Only what is between the markers is replaced, and as often as one likes."""
     page = tmp_path / "page.md"
     page.write_text(PAGE)
-    for text in ("new", "newer"):
+    for text in ("new", "    newer\n"):
         markdown.put_between_markers(page, "peers", text)
-    assert page.read_text() == PAGE.replace("\nold\n", "\n\nnewer\n\n")
+    assert page.read_text() == PAGE.replace("\nold\n", "\n\n    newer\n\n")
 
 
 @pytest.mark.parametrize("marker", ["<!-- peers:begin -->", "<!-- peers:end -->"])

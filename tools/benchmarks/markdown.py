@@ -21,7 +21,8 @@ def put_between_markers(page: Path, name: str, text: str) -> None:
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
         raise NoMarkers(f"{page} lacks the lines {begin} and {end}, between which the results are put")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+    body = text.strip("\n")  # the spaces of an indented first line stay
+    page.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
