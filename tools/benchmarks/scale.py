@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import click
@@ -99,8 +100,13 @@ def scale(events_max: int, rounds: int, directory: str | None, json_path: Path, 
         _write_page(results, docs)
         return
     sizes = [size for size in _SIZES if size <= events_max]
-    with tempfile.TemporaryDirectory(prefix="stigmer-scale-", dir=directory) as scratch:
-        results = _measure(Path(scratch), sizes, rounds)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stigmer-scale-", dir=directory) as scratch:
+            results = _measure(Path(scratch), sizes, rounds)
+    except KeyboardInterrupt:
+        _say("stopped; nothing is kept")
+        sys.exit(130)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     json_path.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
     _say(f"results: {json_path}")
@@ -137,9 +143,9 @@ def _child(work: str, store: Path, size: int) -> dict[str, Any]:
     """Do one thing with a store in a process of its own."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "benchmarks.scale_child", work, str(store), str(size)]
-    child = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
     try:
-        out, errors = child.communicate()
+        out, _ = child.communicate()
     finally:
         if child.poll() is None:
             child.kill()
@@ -147,7 +153,7 @@ def _child(work: str, store: Path, size: int) -> dict[str, Any]:
     if work == "die" and child.returncode == -signal.SIGKILL:
         return {}
     if child.returncode != 0:
-        raise click.ClickException(f"{work} with {size:,} events: {errors.strip()[-2_000:]}")
+        raise click.ClickException(f"{work} with {size:,} events ended with code {child.returncode}; see above")
     return json.loads(out)  # type: ignore[no-any-return]
 
 
@@ -232,6 +238,10 @@ def _shown(results: Results, size: int, figure: _Figure) -> str:
 
 def _named(size: int) -> str:
     return f"{size // 1_000_000} million" if size >= 1_000_000 else f"{size // 1_000} thousand"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:

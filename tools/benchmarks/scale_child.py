@@ -22,6 +22,7 @@ _VALUE_BYTES = 300
 _PER_COMMIT = 1_000
 _EVENTS_PER_KEY = 10
 _KIND = "note"
+_TOLD_EVERY = 1_000_000
 
 
 def fill(store: str, size: int) -> dict[str, float]:
@@ -38,6 +39,8 @@ def fill(store: str, size: int) -> dict[str, float]:
             started = time.perf_counter()
             opened.commit(changes)
             seconds += time.perf_counter() - started
+            if (first + _PER_COMMIT) % _TOLD_EVERY == 0:
+                print(f"  {first + _PER_COMMIT:,} of {size:,} events", file=sys.stderr, flush=True)
         assert opened.status().revision == size
         assert opened.count() == {_KIND: keys}
     return {"fill_rate": size / seconds}
