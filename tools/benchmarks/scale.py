@@ -166,7 +166,10 @@ def markdown(results: Results) -> str:
     rows = [
         [f"{figure.title}, {figure.unit}", *(_shown(results, size, figure) for size in sizes)] for figure in _FIGURES
     ]
-    facts = [*results.machine, f"medians of {results.rounds} round{'s' if results.rounds > 1 else ''}; fill and replay once"]
+    facts = [
+        *results.machine,
+        f"medians of {results.rounds} round{'s' if results.rounds > 1 else ''}; fill and replay once",
+    ]
     parts = [
         "\n".join("    " + line for line in facts),
         f"![What a store costs as it grows]({_CHART})",
