@@ -53,9 +53,9 @@ CHAIN_FRAMES_MAX = 256
 """So many deltas at most have to be applied to get a payload; then a whole one is written."""
 CHAIN_BYTES_MAX = 1 * MIB
 """What they take on disk together, or as much as the payload itself where that is more."""
-LINEAGES_BYTES_MAX = 64 * MIB
+LINEAGES_BYTES_MAX = 32 * MIB
 """The writer keeps the last payloads of so many bytes in memory, to store the next ones as deltas against them."""
-PAYLOADS_BYTES_MAX = 64 * MIB
+PAYLOADS_BYTES_MAX = 32 * MIB
 """The log's readers together keep payloads of so many bytes, to which the deltas behind them are applied. As much as
 the writer keeps, so that reading in order finds every base here."""
 

@@ -7,6 +7,8 @@ import click
 from benchmarks.clients import clients
 from benchmarks.core import core
 from benchmarks.flood import flood
+from benchmarks.peers.command import peers
+from benchmarks.scale import scale
 
 
 @click.group()
@@ -17,4 +19,6 @@ def main() -> None:
 main.add_command(core)
 main.add_command(clients)
 main.add_command(flood)
+main.add_command(peers)
+main.add_command(scale)
 main(prog_name="tools/bench")

@@ -30,8 +30,8 @@ def describe() -> list[str]:
     return [
         f"{os.cpu_count()} cores ({_processor()}), {memory_gib:.0f} GiB, {platform.system()} {platform.release()}",
         f"Python {platform.python_version()}; {versions}",
-        f"for scale: write and fdatasync of 1 KiB {_sync_us():.0f} us; "
-        f"a plain Python loop of a million additions {_loop_ms():.0f} ms (medians)",
+        f"for scale: write and fdatasync of 1 KiB {sync_us():.0f} us; "
+        f"a plain Python loop of a million additions {loop_ms():.0f} ms (medians)",
     ]
 
 
@@ -80,7 +80,9 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _loop_ms() -> float:
+def loop_ms() -> float:
+    """Time a plain Python loop of a million additions: how fast the machine is just now."""
+
     def add() -> None:
         total = 0
         for number in range(1_000_000):
@@ -89,8 +91,9 @@ def _loop_ms() -> float:
     return median_seconds(add, 9) * 1e3
 
 
-def _sync_us() -> float:
-    with tempfile.NamedTemporaryFile() as file:
+def sync_us(directory: str | None = None) -> float:
+    """Time a write and fdatasync of 1 KiB, in a directory, by default that of temporary files."""
+    with tempfile.NamedTemporaryFile(dir=directory) as file:
         block = os.urandom(1024)
 
         def write() -> None:
