@@ -184,12 +184,11 @@ class Store:
 
     def _queue(self, changes: Sequence[Save | Delete], request_id: str | None, sink: Sink, context: Any) -> Ticket:
         """Queue changes as one commit, waiting while the queue is full."""
-        commit = codec.commit_of(changes, request_id)
-        payload = commit.SerializeToString()
-        prepared = _prepared(changes, commit)
+        payload, values = codec.encode_commit(changes, request_id)
+        prepared = _prepared(changes, values)
         self._check_sizes(prepared, payload)
         conditional = any(change.value is None or change.expected_revision is not None for change in prepared)
-        ticket = Ticket(payload, prepared, commit.request_id, conditional, sink, context)
+        ticket = Ticket(payload, prepared, request_id or "", conditional, sink, context)
         self._check_process()
         self._writer.submit(ticket, wait=True)
         return ticket
@@ -574,20 +573,12 @@ def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
         return error
 
 
-def _prepared(changes: Sequence[Save | Delete], commit: log_pb2.Commit) -> list[Change]:
-    """Give what a commit made here holds, ready for the writer: `commit` is what `codec` made of the changes."""
-    prepared = []
-    for place, change in enumerate(changes):
-        kind = change.kind
-        key = checked_key_of(kind, change.id)
-        if isinstance(change, Save):
-            value = change.value
-            if type(value) is not bytes:
-                value = commit.events[place].value
-            prepared.append(Change(key, kind, value, change.expected_revision))
-        else:
-            prepared.append(Change(key, kind, None, change.expected_revision))
-    return prepared
+def _prepared(changes: Sequence[Save | Delete], values: Sequence[bytes | None]) -> list[Change]:
+    """Give what a commit made here holds, ready for the writer."""
+    return [
+        Change(checked_key_of(kind := change.kind, change.id), kind, value, change.expected_revision)
+        for change, value in zip(changes, values, strict=True)
+    ]
 
 
 def _checked_changes(commit: log_pb2.Commit) -> tuple[list[Change], bool]:

@@ -169,18 +169,6 @@ def parsed(cls: type[_M], request: bytes) -> _M:
         raise InvalidArgument("request", f"is not a serialized {cls.DESCRIPTOR.full_name} ({error})") from error
 
 
-def varint(number: int) -> bytes:
-    """Write an unsigned integer as protobuf does (https://protobuf.dev/programming-guides/encoding/#varints)."""
-    if number < 0x80:
-        return bytes((number,))
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 # --- addresses -------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from stigmer import codec, config, names, wire
+from stigmer import codec, config, names
 from stigmer.errors import InvalidArgument, ResourceExhausted
 from stigmer.model import Delete, Save
 from stigmer.pb import store_pb2
@@ -91,7 +91,7 @@ def write(payloads: Iterable[bytes]) -> bytes:
     """Put serialized commits into a `WriteRequest`, without serializing them again."""
     parts: list[bytes] = []
     for payload in payloads:
-        parts += (_WRITE_COMMITS, wire.varint(len(payload)), payload)
+        parts += (_WRITE_COMMITS, codec.varint(len(payload)), payload)
     return b"".join(parts)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
+from stigmer.codec import varint
 from stigmer.errors import InvalidArgument
-from stigmer.wire import varint
 
 Result = tuple[bytes, bool]
 """The bytes of a `Resource`, or of an `ErrorDetail`; which of the two is said by whether it is an error."""

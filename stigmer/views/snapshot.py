@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
+from stigmer.codec import varint
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
 from stigmer.model import Resource
@@ -230,22 +231,12 @@ def message_of(change: Change) -> bytes:
 def _before_id(kind: str, id_size: int) -> bytes:
     """Give what stands between the fixed fields and the id: the kind's field, and tag and size of the id."""
     encoded = kind.encode()
-    return _KIND_TAG + _varint(len(encoded)) + encoded + _ID_TAG + _varint(id_size)
+    return _KIND_TAG + varint(len(encoded)) + encoded + _ID_TAG + varint(id_size)
 
 
 def _before_value(size: int) -> bytes:
     """Give tag and size of the value; nothing for an empty one."""
-    return _VALUE_TAG + _varint(size) if size else b""
-
-
-def _varint(n: int) -> bytes:
-    """Encode a length as protobuf does: seven bits a byte, the lowest first."""
-    encoded = bytearray()
-    while n > 127:
-        encoded.append(n & 127 | 128)
-        n >>= 7
-    encoded.append(n)
-    return bytes(encoded)
+    return _VALUE_TAG + varint(size) if size else b""
 
 
 # Most values are small, and looking their sizes up is quicker than encoding them.
