@@ -45,8 +45,11 @@ UNFLUSHED_EVENTS_MAX = 50_000
 """The views keep at most this many events in memory before they put what came of them into LMDB."""
 UNFLUSHED_BYTES_MAX = 32 * MIB
 """The same, as the bytes of the events' commits."""
-UNFLUSHED_SECONDS_MAX = 1.0
+UNFLUSHED_SECONDS_MAX = 5.0
 """The same, as the time since the first of them: so much, too, has to be folded again after a crash."""
+LIST_UNFLUSHED_MAX = 1_000
+"""A list looks through all that is in memory, so it has more than this flushed before."""
+
 DELTA_BYTES_MIN = 4 * KIB
 """A commit of at least this size may be stored as a delta against the last one of the same key."""
 CHAIN_FRAMES_MAX = 256

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -339,6 +340,10 @@ class Store:
         names.check_prefix(prefix)
         start = range_of(kind, prefix)
         after = self._key_in(page_token, start) if page_token else b""
+
+        if len(self._writer.projector.view(Snapshot).memory) > config.LIST_UNFLUSHED_MAX:
+            with suppress(StigmerError):  # a store that takes no writes any more can still be read
+                self._writer.flush()
 
         def work(transaction: Transaction, databases: Databases, in_memory: list[Change]) -> tuple[list[bytes], bytes]:
             rows: list[bytes] = []

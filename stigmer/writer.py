@@ -189,6 +189,10 @@ class Writer:
         if work.error is not None:
             raise work.error
 
+    def flush(self) -> None:
+        """Have what the views have in memory put into LMDB, as far as the disk has room, and wait for it."""
+        self.run(self._flush_or_fail)
+
     def close(self) -> None:
         """Answer what is queued, then end the thread."""
         with self._lock:
@@ -276,6 +280,12 @@ class Writer:
 
     def _must_flush(self) -> bool:
         return self._flush_at is not None and (self.projector.is_full or time.monotonic() >= self._flush_at)
+
+    def _flush_or_fail(self) -> None:
+        try:
+            self._flush()
+        except StigmerError as error:
+            self.fail(error)
 
     def _flush(self) -> bool:
         """Put what the views have in memory into LMDB; False if the disk is too full for it."""

@@ -72,6 +72,24 @@ def test_memory_is_flushed_under_load(store: Store, monkeypatch: pytest.MonkeyPa
         assert projector.checkpoint - projector.flushed < 4
 
 
+def test_a_list_looks_through_little_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list has much that is in memory flushed first, and reads on where that cannot be done."""
+    monkeypatch.setattr(config, "LIST_UNFLUSHED_MAX", 10)
+    monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 3600.0)
+    projector = store._writer.projector
+    for n in range(10):
+        store.save("note", f"n{n}", b"")
+    assert len(store.list("note")) == 10
+    assert projector.flushed == 0
+    store.save("note", "x", b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(projector.environment, "write", full)
+        assert len(store.list("note")) == 11
+        assert store.save("note", "y", b"") == 12
+    assert len(store.list("note")) == 12
+    assert projector.flushed == 12
+
+
 def test_what_a_crash_took_from_memory_is_folded_again(store: Store, directory: Path, tmp_path: Path) -> None:
     """The files as a kill -9 leaves them: the views lack what was in memory, and have it after the next open."""
     for n in range(10):

@@ -72,11 +72,12 @@ class Gets:
 
     async def get(self, kind: str, id: str) -> Resource:
         """Give one resource."""
-        request = requests.get(kind, id)
+        key = requests.check_key((kind, id))
         if self._is_closed:
             raise Closed("client")
         tries = Attempts(self._address, self._timeout, can_wait=True)
         if self._calls < _CALLS_MAX or not self._is_supported:
+            request = requests.get(*key)
             self._calls += 1
             self._alone.append(tries)
             try:
@@ -86,7 +87,7 @@ class Gets:
                 self._alone.remove(tries)
                 self._broken_by = tries.last_passing
                 self._begin_next()
-        return await self._queue((kind, id), tries)
+        return await self._queue(key, tries)
 
     async def get_many(self, keys: Iterable[tuple[str, str]]) -> list[Resource | None]:
         """Give many resources, and None where there is none."""

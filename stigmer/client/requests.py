@@ -64,8 +64,7 @@ def commit(changes: Sequence[Save | Delete], request_id: str) -> bytes:
 
 
 def get(kind: str, id: str) -> bytes:
-    """Serialize a `GetRequest`."""
-    check_key((kind, id))
+    """Serialize a `GetRequest` of names that were checked."""
     return store_pb2.GetRequest(kind=kind, id=id).SerializeToString()
 
 
@@ -74,7 +73,9 @@ def get_many(keys: Iterable[tuple[str, str]]) -> bytes:
     request = store_pb2.GetManyRequest()
     add = request.keys.add
     for kind, id in keys:
-        add(kind=kind, id=id)
+        key = add()
+        key.kind = kind
+        key.id = id
     return request.SerializeToString()
 
 

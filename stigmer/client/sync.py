@@ -135,7 +135,7 @@ class Client:
 
     def get(self, kind: str, id: str) -> Resource:
         """Give a resource; raises `NotFound` where there is none."""
-        return codec.resource_of(self._call(self._store["get"], requests.get(kind, id)))
+        return codec.resource_of(self._call(self._store["get"], requests.get(*requests.check_key((kind, id)))))
 
     def get_many(self, keys: Iterable[tuple[str, str]]) -> FoundResources:
         """Give the resources under many (kind, id), None where there is none; each as it was during the call."""
