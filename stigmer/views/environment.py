@@ -166,7 +166,7 @@ class Environment:
 
     def begin(self) -> Transaction:
         """Begin a read transaction; `end` it soon, in any case, on any thread."""
-        self.check_process()
+        self._check_process()
         gate = self._gate
         try:
             gate.inside.append(None)
@@ -187,8 +187,13 @@ class Environment:
             if gate.closing:
                 gate.tell()
 
-    def check_process(self) -> None:
-        """Raise `StigmerError` in a process forked from the one that opened it."""
+    def check_usable(self) -> None:
+        """Raise `EnvironmentClosed` once it is closed, and `StigmerError` in a process forked from its own."""
+        self._check_process()
+        if self._closed:
+            raise EnvironmentClosed
+
+    def _check_process(self) -> None:
         if _forks != self._forks:
             raise StigmerError("a store cannot be used in a process forked from the one that opened it")
 
@@ -213,7 +218,7 @@ class Environment:
 
         Raises `CorruptView` where LMDB finds its file damaged.
         """
-        self.check_process()
+        self._check_process()
         gate = self._gate
         transaction = None
         try:
@@ -235,7 +240,7 @@ class Environment:
 
     def get(self, name: str, key: bytes) -> bytes | None:
         """Give the row under a key of a database, None where there is none; a short cut for `read`."""
-        self.check_process()
+        self._check_process()
         gate = self._gate
         transaction = None
         try:

@@ -110,7 +110,7 @@ class Snapshot:
         if change is None:
             row = environment.get(DATABASE, key)
             return None if row is None else verified(key, row)
-        environment.check_process()
+        environment.check_usable()
         return None if change.value is None else message_of(change)
 
     def in_memory(self, start: bytes, after: bytes) -> list[Change]:

@@ -1,7 +1,8 @@
-"""`tools/bench flood`: what one client's gets take while another client asks for all it can get.
+"""`tools/bench flood`: what one client's calls take while another client asks for all it can get.
 
-A daemon on a Unix socket, a blocking client that gets one resource after another, and beside it a process that
-floods: saves in bulk, a thousand saves in flight, large values, or lists.
+A daemon on a Unix socket, a blocking client that makes one call after another, and beside it a process that floods:
+saves in bulk, a thousand saves in flight, large values, or lists. Gets are timed beside each; saves beside the one
+that saves a huge value over and over.
 """
 
 from __future__ import annotations
@@ -26,57 +27,66 @@ from stigmer.client.aio import Client
 
 _KEYS = 10_000
 _LARGE_BYTES = 1 << 20
+_HUGE_BYTES = 15 << 20
+_HUGE = "one save of 15 MiB after another"
 _SETTLE_SECONDS = 2.0
 
 
 @click.command()
-@click.option("--gets", default=2_000, show_default=True, help="Gets that are timed beside each flood.")
-def flood(gets: int) -> None:
-    """The delay of one client's gets beside another client's flood, and the daemon's memory."""
+@click.option("--calls", default=2_000, show_default=True, help="Calls that are timed beside each flood.")
+def flood(calls: int) -> None:
+    """The delay of one client's calls beside another client's flood, and the daemon's memory."""
     for line in describe():
         print(line)
     print()
     with tempfile.TemporaryDirectory() as scratch:
         commands = Commands(Path(scratch))
         with commands.daemon():
-            print_table(_measure(commands.address, gets))
+            print_table(_measure(commands.address, calls))
 
 
-def _measure(address: str, gets: int) -> list[Row]:
+def _measure(address: str, calls: int) -> list[Row]:
     with stigmer.connect(address) as client:
         client.save_many([stigmer.Save("note", f"n{number:05d}", os.urandom(300)) for number in range(_KEYS)])
-        pid = client.status().pid
-        alone = _delays_ms(client, gets)
-        rows = [_row("alone", alone, alone, pid)]
-        for name in FLOODS:
-            process = multiprocessing.get_context("spawn").Process(target=_run, args=(name, address), daemon=True)
-            process.start()
-            try:
-                time.sleep(_SETTLE_SECONDS)  # until it floods
-                rows.append(_row(f"beside {name}", _delays_ms(client, gets), alone, pid))
-            finally:
-                process.terminate()
-                process.join()
+
+        def get(number: int) -> None:
+            client.get("note", f"n{number % 100:05d}")
+
+        def save(number: int) -> None:
+            client.save("small", f"s{number % 100:05d}", b"small")
+
+        rows = []
+        for name, call, floods in (("gets", get, FLOODS), ("saves", save, [_HUGE])):
+            alone = _delays_ms(call, calls)
+            rows.append(Row(f"{name} alone", _figures(alone)))
+            for flood in floods:
+                process = multiprocessing.get_context("spawn").Process(target=_run, args=(flood, address), daemon=True)
+                process.start()
+                try:
+                    time.sleep(_SETTLE_SECONDS)  # until it floods
+                    beside = _delays_ms(call, calls)
+                    _, own_mib = resident_mib(client.status().pid)
+                finally:
+                    process.terminate()
+                    process.join()
+                figures = (
+                    f"{_figures(beside)} ({_p99(beside) / _p99(alone):.1f} x); the daemon's memory {own_mib:.0f} MiB"
+                )
+                rows.append(Row(f"{name} beside {flood}", figures, "p99 at most 5 x" if call is get else ""))
     return rows
 
 
-def _delays_ms(client: stigmer.Client, gets: int) -> list[float]:
+def _delays_ms(call: Callable[[int], None], calls: int) -> list[float]:
     delays = []
-    for number in range(gets):
+    for number in range(calls):
         started = time.perf_counter()
-        client.get("note", f"n{number % 100:05d}")
+        call(number)
         delays.append((time.perf_counter() - started) * 1e3)
     return sorted(delays)
 
 
-def _row(name: str, delays: list[float], alone: list[float], pid: int) -> Row:
-    p50, p99 = statistics.median(delays), _p99(delays)
-    _, own_mib = resident_mib(pid)
-    return Row(
-        f"gets {name}",
-        f"p50 {p50:.2f} ms, p99 {p99:.2f} ms ({p99 / _p99(alone):.1f} x); the daemon's own memory {own_mib:.0f} MiB",
-        "" if delays is alone else "p99 at most 5 x",
-    )
+def _figures(delays: list[float]) -> str:
+    return f"p50 {statistics.median(delays):.2f} ms, p99 {_p99(delays):.2f} ms"
 
 
 def _p99(delays: list[float]) -> float:
@@ -121,6 +131,13 @@ async def _large(client: Client) -> None:
     await asyncio.gather(*map(caller, range(50)))
 
 
+async def _huge(client: Client) -> None:
+    value = bytearray(os.urandom(_HUGE_BYTES))
+    while True:
+        value[-1] ^= 1
+        await client.save("blob", "huge", bytes(value))
+
+
 async def _lists(client: Client) -> None:
     async def caller(_number: int) -> None:
         while True:
@@ -133,5 +150,6 @@ FLOODS: dict[str, Callable[[Client], Awaitable[None]]] = {
     "commits of 1,000 events": _bulk,
     "1,000 saves in flight": _saves,
     "50 saves of 1 MiB in flight": _large,
+    _HUGE: _huge,
     "8 lists of 10,000 in flight": _lists,
 }

@@ -353,7 +353,7 @@ def _recording(recording: str, executions: int, count: int) -> Work:
 
 
 WORKS: tuple[Work, ...] = (
-    Work("one", "one save after another", "/s", "save", partial(_saves, in_flight=1), 3_000, 60, without=_JSON),
+    Work("one", "one save after another", "/s", "save", partial(_saves, in_flight=1), 2_000, 60, without=_JSON),
     Work(
         *("flight-64", "64 in flight", "/s", "save", partial(_saves, in_flight=64), 19_200, 256),
         is_concurrent=True,
@@ -363,7 +363,7 @@ WORKS: tuple[Work, ...] = (
         is_concurrent=True,
         only=_DAEMON,
     ),
-    Work("bulk", "bulk of 300-byte events", "events/s", "save_bulk", _bulk, 100_000, 2_000, without=_JSON),
+    Work("bulk", "bulk of 300-byte events", "events/s", "save_bulk", _bulk, 60_000, 2_000, without=_JSON),
     Work(
         *("large", "100 kB, one after another", "/s", "save"),
         *(partial(_saves, in_flight=1, value_bytes=LARGE_BYTES), 400, 10),
