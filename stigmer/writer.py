@@ -260,6 +260,7 @@ class Writer:
             try:
                 if group:
                     self._write_group(group)
+                    group = []  # all of it is answered, whatever becomes of the flush
                 if self._must_flush():
                     self._flush()
             except StigmerError as error:
@@ -279,7 +280,10 @@ class Writer:
             self.fail(error)
 
     def _must_flush(self) -> bool:
-        return self._flush_at is not None and (self.projector.is_full or time.monotonic() >= self._flush_at)
+        if self._flush_at is None:
+            return False
+        # Where the disk was too full for it, it is tried again with the next group, and when the time has come.
+        return (self.projector.is_full and not self._cannot_flush) or time.monotonic() >= self._flush_at
 
     def _flush_or_fail(self) -> None:
         try:

@@ -14,9 +14,11 @@ import pytest
 from checks import check_store
 
 from stigmer import config
-from stigmer.errors import DiskFull
+from stigmer.errors import DiskFull, StigmerError, StorageFailed
 from stigmer.model import Save
+from stigmer.pb import log_pb2
 from stigmer.store import Store
+from stigmer.writer import Ticket
 
 
 @pytest.fixture
@@ -124,10 +126,18 @@ def test_views_that_cannot_be_flushed_stop_writes_only_once_memory_is_full(
 ) -> None:
     """With room for the log only, reads go on; writes are refused at a bound, and retries get their answer."""
     monkeypatch.setattr(config, "UNFLUSHED_EVENTS_MAX", 5)
+    tried: list[None] = []
+
+    def full_again(*_: object) -> None:
+        tried.append(None)
+        raise DiskFull("here")
+
     with monkeypatch.context() as patch:
-        patch.setattr(store._writer.projector.environment, "write", full)
+        patch.setattr(store._writer.projector.environment, "write", full_again)
         for n in range(5):
             store.save("note", f"n{n}", b"", request_id=f"r{n}")
+        time.sleep(0.3)
+        assert len(tried) == 1, "it is not tried over and over"
         for _ in range(3):
             with pytest.raises(DiskFull):
                 store.save("note", "x", b"", request_id="rx")
@@ -137,6 +147,34 @@ def test_views_that_cannot_be_flushed_stop_writes_only_once_memory_is_full(
     assert sum("the views cannot be written" in record.message for record in caplog.records) == 1
     assert store.save("note", "x", b"", request_id="rx") == 6
     assert store._writer.projector.flushed >= 5
+
+
+def test_failed_flush_stops_the_store_but_takes_no_answer_back(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that was answered is not answered again when the flush behind it fails; nothing is accepted any more."""
+    answers: list[tuple[int, StigmerError | None]] = []
+
+    def sink(tickets: list[Ticket]) -> None:
+        answers.extend((ticket.context, ticket.error) for ticket in tickets)
+
+    def failing(*_: object) -> None:
+        raise StorageFailed("here", "write", "no")
+
+    monkeypatch.setattr(config, "UNFLUSHED_EVENTS_MAX", 1)
+    with Store.open(directory) as store:
+        monkeypatch.setattr(store._writer.projector.environment, "write", failing)
+        event = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="note", id="a", value=b"1")
+        store.submit(log_pb2.Commit(events=[event]).SerializeToString(), sink, 1)
+        assert comes_true(lambda: store.failure is not None)
+        with pytest.raises(StorageFailed):
+            store.save("note", "b", b"")
+        assert answers == [(1, None)]
+        assert store.get("note", "a").value == b"1"
+    monkeypatch.undo()
+    with Store.open(directory) as store:
+        assert store.get("note", "a").value == b"1"
+        check_store(store)
 
 
 @pytest.fixture
