@@ -108,26 +108,19 @@ def encode_commit(changes: Sequence[Save | Delete], request_id: str | None) -> t
 
 
 def _with_value(commit: log_pb2.Commit, value: bytes) -> bytes:
-    """Serialize a commit of one save whose value is large and was left out.
+    """Serialize a commit of one save whose value is large and was left out, into the bytes that protobuf would make.
 
-    Protobuf would copy the value three times, which takes longer than all the rest of a save. That it stands behind
-    fields with higher numbers is in order (https://protobuf.dev/programming-guides/encoding/#order).
+    Protobuf would copy the value three times, which takes longer than all the rest of a save.
     """
-    event = commit.events[0].SerializeToString()
-    commit.ClearField("events")
+    event = commit.events[0]
+    behind = log_pb2.Event()
+    if event.HasField("expected_revision"):
+        behind.expected_revision = event.expected_revision
+        event.ClearField("expected_revision")
     size = len(value)
-    value_size = varint(size)
-    return b"".join(
-        (
-            _EVENTS_TAG,
-            varint(len(event) + len(_VALUE_TAG) + len(value_size) + size),
-            event,
-            _VALUE_TAG,
-            value_size,
-            value,
-            commit.SerializeToString(),
-        )
-    )
+    parts = (event.SerializeToString(), _VALUE_TAG, varint(size), value, behind.SerializeToString())
+    commit.ClearField("events")
+    return b"".join((_EVENTS_TAG, varint(sum(map(len, parts))), *parts, commit.SerializeToString()))
 
 
 def commit_payload(changes: Sequence[Save | Delete], request_id: str | None) -> bytes:

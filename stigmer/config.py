@@ -43,6 +43,8 @@ QUEUE_BYTES_MAX = 128 * MIB
 
 UNFLUSHED_EVENTS_MAX = 50_000
 """The views keep at most this many events in memory before they put what came of them into LMDB."""
+UNFLUSHED_ENTRIES_MAX = 20_000
+"""The same, as what these came to: a flush takes time for each, during which no commit is answered."""
 UNFLUSHED_BYTES_MAX = 32 * MIB
 """The same, as the bytes of the events' commits."""
 UNFLUSHED_SECONDS_MAX = 5.0

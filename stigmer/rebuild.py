@@ -120,9 +120,13 @@ class Rebuild:
             def take(taken: list[Comparison] = taken) -> None:
                 serving = self._writer.generation
                 self._catch_up(fresh, serving.projector.checkpoint, None)
-                serving.projector.flush()
                 fresh.projector.flush()
-                taken.append(Comparison(serving, fresh))
+                damage = None
+                try:
+                    self._writer.flush_now()
+                except CorruptView as error:
+                    damage = error
+                taken.append(Comparison(serving, fresh, damage))
 
             try:
                 self._writer.run(take)

@@ -61,7 +61,7 @@ from stigmer.views import counts, generations, snapshot
 from stigmer.views.counts import Counts
 from stigmer.views.environment import EnvironmentClosed
 from stigmer.views.generations import Generation
-from stigmer.views.keys import checked_key_of, parts_of, range_of
+from stigmer.views.keys import checked_key_of, parts_of, plain, range_of
 from stigmer.views.snapshot import Snapshot
 from stigmer.views.view import Change, Databases, Transaction, View
 from stigmer.writer import Sink, Ticket, Writer
@@ -341,6 +341,7 @@ class Store:
         start = range_of(kind, prefix)
         after = self._key_in(page_token, start) if page_token else b""
 
+        self._check_process()
         if len(self._writer.projector.view(Snapshot).memory) > config.LIST_UNFLUSHED_MAX:
             with suppress(StigmerError):  # a store that takes no writes any more can still be read
                 self._writer.flush()
@@ -581,7 +582,7 @@ def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
 def _prepared(changes: Sequence[Save | Delete], values: Sequence[bytes | None]) -> list[Change]:
     """Give what a commit made here holds, ready for the writer."""
     return [
-        Change(checked_key_of(kind := change.kind, change.id), kind, value, change.expected_revision)
+        Change(checked_key_of(kind := change.kind, change.id), plain(kind), value, change.expected_revision)
         for change, value in zip(changes, values, strict=True)
     ]
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from stigmer import config
@@ -190,8 +191,9 @@ class Writer:
             raise work.error
 
     def flush(self) -> None:
-        """Have what the views have in memory put into LMDB, as far as the disk has room, and wait for it."""
-        self.run(self._flush_or_fail)
+        """Have what the views have in memory put into LMDB, and wait; not where the disk had no room a moment ago."""
+        if not self._cannot_flush or self._must_flush():
+            self.run(self._flush_or_fail)
 
     def close(self) -> None:
         """Answer what is queued, then end the thread."""
@@ -263,6 +265,7 @@ class Writer:
                     group = []  # all of it is answered, whatever becomes of the flush
                 if self._must_flush():
                     self._flush()
+                    self._show()
             except StigmerError as error:
                 self._answer(_failed(group, error))
                 self.fail(error)
@@ -290,6 +293,17 @@ class Writer:
             self._flush()
         except StigmerError as error:
             self.fail(error)
+
+    def flush_now(self) -> None:
+        """Put what the views have in memory into LMDB. Only on the writer's thread.
+
+        Raises `CorruptView` or `DiskFull`, and `StorageFailed`, after which the writer stops.
+        """
+        try:
+            self.projector.flush()
+        except StorageFailed as error:
+            self.fail(error)
+            raise
 
     def _flush(self) -> bool:
         """Put what the views have in memory into LMDB; False if the disk is too full for it."""
@@ -376,7 +390,8 @@ class Writer:
                     _failed([ticket], _not_visible(directory))
                     continue
                 if request_id:
-                    ticket.committed = view.committed(lookup, request_id)
+                    with suppress(CorruptView):  # with a disk this full, it cannot be mended now
+                        ticket.committed = view.committed(lookup, request_id)
                 if ticket.committed is None:
                     _failed([ticket], DiskFull(directory))
 

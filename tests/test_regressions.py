@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +23,19 @@ import pytest
 from checks import check_store
 from log.support import append_groups, open_log, random_groups
 
-from stigmer import lock
-from stigmer.config import StoreOptions
-from stigmer.errors import CorruptLog, CorruptView, DataDirectoryError, DiskFull, StorageFailed, Unavailable
-from stigmer.log import files, recovery
+from stigmer import codec, config, lock
+from stigmer.config import Durability, StoreOptions
+from stigmer.errors import (
+    Closed,
+    CorruptLog,
+    CorruptView,
+    DataDirectoryError,
+    DiskFull,
+    NotFound,
+    StorageFailed,
+    Unavailable,
+)
+from stigmer.log import delta, files, recovery
 from stigmer.log.lineages import Entry
 from stigmer.log.segment import Segment
 from stigmer.model import Save
@@ -211,7 +223,7 @@ def test_interrupt_in_a_comparison_leaves_no_reader_inside(directory: Path, monk
     store = Store.open(directory, SMALL)
     store.save("note", "a", b"")
 
-    def interrupted(serving: Generation, fresh: Generation) -> Comparison:
+    def interrupted(serving: Generation, fresh: Generation, _damage: CorruptView | None) -> Comparison:
         interrupt()
         return Comparison(serving, fresh)
 
@@ -496,6 +508,180 @@ def test_opening_and_closing_without_a_write_leaves_the_log_as_it_is(directory: 
     for _ in range(3):
         Store.open(directory, SMALL).close()
     assert segment.read_bytes() == before
+
+
+# --- memory in front of LMDB -------------------------------------------------------------------------------
+
+
+def test_readers_of_one_moment_do_not_keep_each_other_out_at_a_close(directory: Path) -> None:
+    """One waited at the gate with the lock that the others inside waited for."""
+    keys = [("note", f"n{n:03}") for n in range(300)]
+
+    def read(store: Store) -> None:
+        with contextlib.suppress(Closed):
+            while True:
+                store.get_many(keys)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        for _ in range(8):
+            store = Store.open(directory, StoreOptions(durability=Durability.OS))
+            store.commit([Save(kind, id, bytes(200)) for kind, id in keys])
+            readers = [threading.Thread(target=read, args=(store,), daemon=True) for _ in range(4)]
+            for reader in readers:
+                reader.start()
+            time.sleep(0.02)
+            assert ends(store.close)
+            for reader in readers:
+                reader.join()
+    finally:
+        sys.setswitchinterval(before)
+
+
+class _Kind(str, enum.Enum):  # noqa: UP042 - whose members format as their names, unlike those of StrEnum
+    NOTE = "note"
+    TASK = "task"
+
+
+def test_names_of_a_class_of_their_own_are_the_strings_that_they_are(directory: Path) -> None:
+    with Store.open(directory, SMALL) as store:
+        store.save(_Kind.NOTE, "a", b"1")
+        with pytest.raises(NotFound):
+            store.get(_Kind.TASK, "b")
+        store.save("task", "b", b"2")
+        assert store.count() == {"note": 1, "task": 1}
+        assert [type(kind) for kind in store.count()] == [str, str]
+        assert len(store.list(_Kind.NOTE)) == 1
+        check_store(store)
+    with Store.open(directory, SMALL) as store:
+        assert (store.get("note", "a").value, store.get("task", "b").value) == (b"1", b"2")
+
+
+FORKED_LIST = """
+import os, sys
+from stigmer import config
+from stigmer.errors import StigmerError
+from stigmer.store import Store
+
+config.LIST_UNFLUSHED_MAX = 0
+with Store.open(sys.argv[1]) as store:
+    store.save("note", "a", b"")
+    child = os.fork()
+    if child == 0:
+        try:
+            store.list("note")
+        except StigmerError:
+            os._exit(7)
+        os._exit(8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+def test_list_in_a_forked_process_is_refused_before_it_asks_for_a_flush(directory: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED_LIST, str(directory)], timeout=30, check=False)
+    assert done.returncode == 0
+
+
+def test_repair_by_a_flush_is_seen_by_followers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 0.2)
+    store.save("note", "a", b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer.projector, "fold", damaged)
+        patch.setattr(store._writer.projector, "flush", damaged)
+        with monkeypatch.context() as full_disk:
+            full_disk.setattr(store._writer, "rebuild", full)
+            with pytest.raises(Unavailable):
+                store.save("note", "b", b"")
+        follower = store.tail(after=1)
+        assert ends(lambda: next(follower)), "the follower was not woken"
+    assert store.horizon.revision == 2
+
+
+def test_replay_replaces_views_that_cannot_take_a_flush(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("note", "a", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer.projector, "flush", damaged)
+        report = store.replay()
+    assert report.differences >= 1
+    assert any("is damaged" in example for example in report.examples)
+    assert store.verify().differences == 0
+
+
+def test_damaged_request_on_a_full_disk_does_not_stop_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("note", "a", b"", request_id="r1")
+    store._writer.flush()
+    environment = store._writer.projector.environment
+    environment.write(lambda transaction: transaction.put(b"r1", b"x" * 20, db=environment.databases["requests.1"]))
+    monkeypatch.setattr(config, "UNFLUSHED_EVENTS_MAX", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "write", full)
+        patch.setattr(store._writer, "rebuild", full)
+        store.save("note", "b", b"")
+        with pytest.raises(DiskFull):
+            store.save("note", "a", b"", request_id="r1")
+    assert store.failure is None
+    assert store.save("note", "a", b"", request_id="r1") == 1
+
+
+def test_list_on_a_full_disk_does_not_try_a_flush_for_each_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "LIST_UNFLUSHED_MAX", 1)
+    store.commit([Save("note", f"n{n}", b"") for n in range(20)])
+    tried: list[None] = []
+
+    def full_again(*_: object) -> None:
+        tried.append(None)
+        raise DiskFull("here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer.projector.environment, "write", full_again)
+        token: str | None = ""
+        while token is not None:
+            token = store.list("note", limit=1, page_token=token or None).next_page_token
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("expected_revision", [None, 0, 5])
+@pytest.mark.parametrize("request_id", [None, "r1"])
+def test_large_value_is_serialized_as_protobuf_does(expected_revision: int | None, request_id: str | None) -> None:
+    value = bytes(range(256)) * 1024
+    found, values = codec.encode_commit([Save("note", "n1", value, expected_revision)], request_id)
+    event = log_pb2.Event(
+        op=log_pb2.Event.OP_SAVE, kind="note", id="n1", value=value, expected_revision=expected_revision
+    )
+    assert found == log_pb2.Commit(events=[event], request_id=request_id).SerializeToString()
+    assert values == [value]
+
+
+def test_values_unlike_each_other_do_not_push_the_bases_of_others_out(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each delta was decoded from the beginning of its chain."""
+    monkeypatch.setattr(config, "PAYLOADS_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(config, "LINEAGES_BYTES_MAX", 1 << 20)
+    source = random.Random(5)
+    directory.mkdir()
+    log = open_log(directory, segment_bytes=1 << 30)
+    growing = source.randbytes(8000)
+    for n in range(60):
+        growing += source.randbytes(20)
+        log.append([Entry(growing, 1, b"growing")], n)
+        log.append([Entry(source.randbytes(60_000), 1, b"unlike") for _ in range(20)], n)
+    log.sync()
+    decoded: list[None] = []
+    decode = delta.decode
+
+    def counted(*arguments: Any) -> bytes:
+        decoded.append(None)
+        return decode(*arguments)
+
+    monkeypatch.setattr("stigmer.log.payloads.delta.decode", counted)
+    cursor = log.cursor(0)
+    while cursor.read(log.next_revision - 1):
+        pass
+    cursor.close()
+    log.abandon()
+    assert len(decoded) <= 60
 
 
 # --- the lock ----------------------------------------------------------------------------------------------

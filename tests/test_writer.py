@@ -84,12 +84,14 @@ def test_a_list_looks_through_little_memory(store: Store, monkeypatch: pytest.Mo
     assert len(store.list("note")) == 10
     assert projector.flushed == 0
     store.save("note", "x", b"")
+    assert len(store.list("note")) == 11
+    assert projector.flushed == 11
+    store.commit([Save("note", f"y{n}", b"") for n in range(11)])
     with monkeypatch.context() as patch:
         patch.setattr(projector.environment, "write", full)
-        assert len(store.list("note")) == 11
-        assert store.save("note", "y", b"") == 12
-    assert len(store.list("note")) == 12
-    assert projector.flushed == 12
+        assert len(store.list("note")) == 22
+        assert store.save("note", "z", b"") == 23
+    assert len(store.list("note")) == 23
 
 
 def test_what_a_crash_took_from_memory_is_folded_again(store: Store, directory: Path, tmp_path: Path) -> None:

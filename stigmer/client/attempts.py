@@ -155,11 +155,6 @@ class Attempts:
         return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
     @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self._deadline is not None and time.monotonic() >= self._deadline
-
-    @property
     def wait_for_ready(self) -> bool:
         """Whether the next attempt waits for the connection, rather than fail where there is none."""
         return self._can_wait and self._count > 0

@@ -30,7 +30,7 @@ _CALLS_MAX = 2
 class _Get:
     """A get on its way; `future` gets its answer."""
 
-    __slots__ = ("future", "key", "tries")
+    __slots__ = ("__weakref__", "future", "key", "tries")
 
     def __init__(self, key: tuple[str, str], tries: Attempts) -> None:
         self.key = key

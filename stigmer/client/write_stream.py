@@ -32,7 +32,7 @@ from stigmer.wire import Address
 class Write:
     """A commit on its way; `future` gets its answer."""
 
-    __slots__ = ("event_count", "future", "payload", "request_id", "size", "tries", "was_sent")
+    __slots__ = ("__weakref__", "event_count", "future", "payload", "request_id", "size", "tries", "was_sent")
 
     def __init__(self, payload: bytes, event_count: int, request_id: str, tries: Attempts) -> None:
         self.payload = payload

@@ -49,23 +49,29 @@ class Payloads:
         self._kept: OrderedDict[int, Decoded] = OrderedDict()
         self._bytes = 0
         self.evicted_revision = evicted_revision
-        """Every payload above it that this process stored as a delta, or as the base of one, is here."""
+        """Every payload above it that this process stored as a delta is here."""
 
     def keep(self, revision: int, decoded: Decoded, base_revision: int = 0) -> None:
-        """Keep a payload; its base, which a reader in order needs no more, is forgotten before others."""
+        """Keep a payload; its base, which a reader in order needs no more, is forgotten before others.
+
+        So is a whole payload until it is found as a base: most never are, and reading one again costs little.
+        """
         with self._lock:
             before = self._kept.pop(revision, None)
             if before is not None:
                 self._bytes -= len(before.payload)
             self._kept[revision] = decoded
             self._bytes += len(decoded.payload)
+            if decoded.depth == 0:
+                self._kept.move_to_end(revision, last=False)
             if base_revision in self._kept:
                 self._kept.move_to_end(base_revision, last=False)
             # The last one stays however large it is: what follows is probably a delta against it.
             while self._bytes > self._bytes_max and len(self._kept) > 1:
                 evicted, oldest = self._kept.popitem(last=False)
                 self._bytes -= len(oldest.payload)
-                self.evicted_revision = max(self.evicted_revision, evicted)
+                if oldest.depth:
+                    self.evicted_revision = max(self.evicted_revision, evicted)
 
     def find(self, revision: int, crc: int) -> Decoded | None:
         """Give a payload that is here and has this checksum."""

@@ -223,8 +223,13 @@ class Environment:
         transaction = None
         try:
             gate.inside.append(None)
+            # Through the gate before `moment`: who waits at the gate must not keep out those who are counted inside.
+            while gate.closing:
+                gate.wait_outside()
             with moment:
-                transaction = self._begin_inside()
+                if self._closed:
+                    raise EnvironmentClosed
+                transaction = self._env.begin()
                 selected = select()
             return work(transaction, self.databases, selected)
         except DAMAGE as error:

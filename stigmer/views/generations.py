@@ -169,13 +169,16 @@ class Comparison:
     LMDB gets lost is a difference like others: it is what replay is there to replace.
     """
 
-    def __init__(self, serving: Generation, fresh: Generation) -> None:
-        """Take a read transaction of both."""
+    def __init__(self, serving: Generation, fresh: Generation, damage: CorruptView | None = None) -> None:
+        """Take a read transaction of both; `damage` is what was found while the first was made ready for it."""
         self._sides = (serving.environment, fresh.environment)
         self._transactions: list[Transaction] = []
         self.rows = 0
         self.differences = 0
         self.examples: list[str] = []
+        if damage is not None:
+            self.differences += 1
+            self.examples.append(f"{damage.view}: {damage.problem}")
         try:
             for environment in self._sides:
                 self._transactions.append(environment.begin())

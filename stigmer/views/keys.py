@@ -18,7 +18,8 @@ _remembered_count = 0
 
 def key_of(kind: str, id: str) -> bytes:
     """Give the key of a resource."""
-    return f"{kind}/{id}".encode()
+    # Not an f-string: what an enumeration's member formats as need not be the string that it is.
+    return "/".join((kind, id)).encode()
 
 
 def checked_key_of(kind: str, id: str) -> bytes:
@@ -29,6 +30,11 @@ def checked_key_of(kind: str, id: str) -> bytes:
         return _remember(kind, id)
 
 
+def plain(text: str) -> str:
+    """Give a text as a `str` itself, where it is of a class of its own, such as an enumeration's member."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def _remember(kind: str, id: str) -> bytes:
     global _remembered_count
     names.check(kind, id)
@@ -36,7 +42,7 @@ def _remember(kind: str, id: str) -> bytes:
     if _remembered_count >= _KEYS_REMEMBERED_MAX:
         # Replaced, not emptied, for other threads are reading it; one that forgets too much or too little is no harm.
         _start_anew()
-    _remembered.setdefault(kind, {})[id] = key
+    _remembered.setdefault(plain(kind), {})[plain(id)] = key
     _remembered_count += 1
     return key
 
@@ -48,7 +54,7 @@ def _start_anew() -> None:
 
 def range_of(kind: str, prefix: str) -> bytes:
     """Give the bytes with which the keys of a kind's ids that start with `prefix` begin."""
-    return f"{kind}/{prefix}".encode()
+    return "/".join((kind, prefix)).encode()
 
 
 def parts_of(key: bytes) -> tuple[str, str]:

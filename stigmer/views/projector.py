@@ -73,6 +73,7 @@ class Projector:
         return (
             self.checkpoint - self.flushed >= config.UNFLUSHED_EVENTS_MAX
             or self._unflushed_bytes >= config.UNFLUSHED_BYTES_MAX
+            or sum(len(view.memory) for view in self.views) >= config.UNFLUSHED_ENTRIES_MAX
         )
 
     @property
