@@ -61,8 +61,8 @@ CHAIN_BYTES_MAX = 1 * MIB
 LINEAGES_BYTES_MAX = 32 * MIB
 """The writer keeps the last payloads of so many bytes in memory, to store the next ones as deltas against them."""
 PAYLOADS_BYTES_MAX = 32 * MIB
-"""The log's readers together keep payloads of so many bytes, to which the deltas behind them are applied. As much as
-the writer keeps, so that reading in order finds every base here."""
+"""The log's readers together keep payloads of so many bytes that are stored as deltas, to apply the next ones to, and
+half as many of others. As much as the writer keeps, so that reading in order finds its bases here."""
 
 OPEN_CHECK_BYTES = 64 * MIB
 """Opening verifies at least this much of the end of the log, beside the whole of its last segment."""

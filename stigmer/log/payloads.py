@@ -38,49 +38,70 @@ class StoredFrame(NamedTuple):
     stored: bytes
 
 
+class _Pool:
+    """Payloads up to a number of bytes, those to be forgotten first in front."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._kept: OrderedDict[int, Decoded] = OrderedDict()
+        self._bytes = 0
+
+    def keep(self, revision: int, decoded: Decoded) -> int:
+        """Keep a payload; give the last revision that was forgotten for it, 0 where none was."""
+        before = self._kept.pop(revision, None)
+        if before is not None:
+            self._bytes -= len(before.payload)
+        self._kept[revision] = decoded
+        self._bytes += len(decoded.payload)
+        last = 0
+        # The last one stays however large it is: what follows is probably a delta against it.
+        while self._bytes > self._bytes_max and len(self._kept) > 1:
+            evicted, oldest = self._kept.popitem(last=False)
+            self._bytes -= len(oldest.payload)
+            last = max(last, evicted)
+        return last
+
+    def find(self, revision: int) -> Decoded | None:
+        """Give a payload, which is then the last to be forgotten."""
+        found = self._kept.get(revision)
+        if found is not None:
+            self._kept.move_to_end(revision)
+        return found
+
+    def put_in_front(self, revision: int) -> None:
+        """Have a payload, if it is here, forgotten before others."""
+        if revision in self._kept:
+            self._kept.move_to_end(revision, last=False)
+
+
 class Payloads:
     """Payloads that were read or written lately, by their first revision. Any thread."""
 
     def __init__(self, bytes_max: int, evicted_revision: int) -> None:
-        """Keep so many bytes; nothing up to `evicted_revision` is here."""
-        self._bytes_max = bytes_max
+        """Keep so many bytes of payloads stored as deltas, half as many of others; none up to `evicted_revision`."""
         # Guards what follows; nothing else is taken, and nothing is read or decoded, while it is held.
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Decoded] = OrderedDict()
-        self._bytes = 0
+        self._deltas = _Pool(bytes_max)
+        # Apart from them: most are never a base, and to read one again costs little, where a delta costs its chain.
+        self._wholes = _Pool(bytes_max // 2)
         self.evicted_revision = evicted_revision
         """Every payload above it that this process stored as a delta is here."""
 
     def keep(self, revision: int, decoded: Decoded, base_revision: int = 0) -> None:
-        """Keep a payload; its base, which a reader in order needs no more, is forgotten before others.
-
-        So is a whole payload until it is found as a base: most never are, and reading one again costs little.
-        """
+        """Keep a payload; its base, which a reader in order needs no more, is forgotten before others."""
         with self._lock:
-            before = self._kept.pop(revision, None)
-            if before is not None:
-                self._bytes -= len(before.payload)
-            self._kept[revision] = decoded
-            self._bytes += len(decoded.payload)
-            if decoded.depth == 0:
-                self._kept.move_to_end(revision, last=False)
-            if base_revision in self._kept:
-                self._kept.move_to_end(base_revision, last=False)
-            # The last one stays however large it is: what follows is probably a delta against it.
-            while self._bytes > self._bytes_max and len(self._kept) > 1:
-                evicted, oldest = self._kept.popitem(last=False)
-                self._bytes -= len(oldest.payload)
-                if oldest.depth:
-                    self.evicted_revision = max(self.evicted_revision, evicted)
+            self._deltas.put_in_front(base_revision)
+            self._wholes.put_in_front(base_revision)
+            if decoded.depth:
+                self.evicted_revision = max(self.evicted_revision, self._deltas.keep(revision, decoded))
+            else:
+                self._wholes.keep(revision, decoded)
 
     def find(self, revision: int, crc: int) -> Decoded | None:
         """Give a payload that is here and has this checksum."""
         with self._lock:
-            found = self._kept.get(revision)
-            if found is None or found.crc != crc:
-                return None
-            self._kept.move_to_end(revision)
-            return found
+            found = self._deltas.find(revision) or self._wholes.find(revision)
+            return found if found is not None and found.crc == crc else None
 
     def of(self, frame: StoredFrame, segment: Segment, fd: int) -> bytes:
         """Give the payload of a frame of a segment, which `fd` reads. Raises `CorruptLog`."""

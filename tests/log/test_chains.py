@@ -433,18 +433,32 @@ def test_a_live_reader_does_not_decode(directory: Path, monkeypatch: pytest.Monk
 
 def test_bases_that_were_used_are_forgotten_first() -> None:
     """A payload behind which the next one was read makes room before those that are still to be used."""
-    kept = Payloads(350, 0)
-    kept.keep(1, Decoded(bytes(100), 1, 0))
-    kept.keep(2, Decoded(bytes(100), 2, 0))
-    kept.keep(3, Decoded(bytes(100), 3, 1), 2)
-    kept.keep(4, Decoded(bytes(100), 4, 0))
-    assert [kept.find(revision, revision) is None for revision in (1, 2, 3, 4)] == [False, True, False, False]
-    assert kept.evicted_revision == 2
-    assert kept.find(1, 7) is None, "another payload than the one that is meant"
-    kept.keep(5, Decoded(bytes(1000), 5, 0))
-    assert [kept.find(revision, revision) is None for revision in (1, 3, 4, 5)] == [True, True, True, False]
-    kept.keep(5, Decoded(bytes(10), 6, 0))
-    assert kept.find(5, 6) is not None
+    for depth in (0, 1):
+        # Half as much room for those that are stored whole.
+        kept = Payloads(700 if depth == 0 else 350, 0)
+        kept.keep(1, Decoded(bytes(100), 1, depth))
+        kept.keep(2, Decoded(bytes(100), 2, depth))
+        kept.keep(3, Decoded(bytes(100), 3, depth), 2)
+        kept.keep(4, Decoded(bytes(100), 4, depth))
+        assert [kept.find(revision, revision) is None for revision in (1, 2, 3, 4)] == [False, True, False, False]
+        assert kept.evicted_revision == (2 if depth else 0)
+        assert kept.find(1, 7) is None, "another payload than the one that is meant"
+        kept.keep(5, Decoded(bytes(1000), 5, depth))
+        assert [kept.find(revision, revision) is None for revision in (1, 3, 4, 5)] == [True, True, True, False]
+        kept.keep(5, Decoded(bytes(10), 6, depth))
+        assert kept.find(5, 6) is not None
+
+
+def test_whole_payloads_do_not_push_deltas_out() -> None:
+    """However many are read that are stored whole, what only a chain gives again stays."""
+    kept = Payloads(200, 0)
+    kept.keep(1, Decoded(bytes(100), 1, 1))
+    for revision in range(2, 50):
+        kept.keep(revision, Decoded(bytes(100), revision, 0))
+    assert kept.find(1, 1) is not None
+    assert kept.find(49, 49) is not None
+    assert kept.find(47, 47) is None
+    assert kept.evicted_revision == 0
 
 
 # --- damage ----------------------------------------------------------------------------------------------
