@@ -648,7 +648,7 @@ def _prepare_directory(directory: str, create: bool) -> None:
                     "does not exist",
                     hint=f"start a daemon, which makes it: stigmer daemon --data-dir {directory}",
                 )
-            os.makedirs(directory, mode=0o700)
+            os.makedirs(directory, mode=0o700, exist_ok=True)
         if not os.path.isdir(directory):
             raise DataDirectoryError(directory, "is not a directory", hint="choose another with --data-dir")
         if not create and not os.path.isdir(os.path.join(directory, "log")):

@@ -687,6 +687,21 @@ def test_values_unlike_each_other_do_not_push_the_bases_of_others_out(
 # --- the lock ----------------------------------------------------------------------------------------------
 
 
+def test_directory_that_another_made_in_the_same_moment_is_used(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that start together both find it missing; which of them owns it is for the lock to say."""
+    make = os.makedirs
+
+    def raced(name: str, *arguments: Any, **options: Any) -> None:
+        directory.mkdir(exist_ok=True)
+        make(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "makedirs", raced)
+    with Store.open(directory, SMALL) as store:
+        assert store.save("note", "a", b"") == 1
+
+
 def test_lock_that_cannot_be_signed_is_not_kept(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory.mkdir()
 
