@@ -559,7 +559,7 @@ def test_names_of_a_class_of_their_own_are_the_strings_that_they_are(directory: 
 
 
 FORKED_LIST = """
-import os, sys
+import os, signal, sys
 from stigmer import config
 from stigmer.errors import StigmerError
 from stigmer.store import Store
@@ -569,6 +569,7 @@ with Store.open(sys.argv[1]) as store:
     store.save("note", "a", b"")
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # nothing is left behind, even where it hangs
         try:
             store.list("note")
         except StigmerError:
