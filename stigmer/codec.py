@@ -138,7 +138,11 @@ def decode_commit(payload: bytes) -> log_pb2.Commit:
 
 def resource_of(message: bytes) -> Resource:
     """Decode a serialized `stigmer.store.v1.Resource`."""
-    m = store_pb2.Resource.FromString(message)
+    return resource_from(store_pb2.Resource.FromString(message))
+
+
+def resource_from(m: store_pb2.Resource) -> Resource:
+    """Turn a `stigmer.store.v1.Resource` into the `Resource` that callers get."""
     # The revisions go in as they are: calling the NewType for each of many rows would cost as much as reading it.
     return Resource(
         m.kind,

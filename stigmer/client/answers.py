@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stigmer import wire
+from stigmer import codec, wire
 from stigmer.errors import StigmerError
 from stigmer.model import Committed, FoldProgress, FoldReport, FrameInfo, Resource, Revision, SegmentInfo, Status
 from stigmer.pb import store_pb2
@@ -40,28 +40,15 @@ def write(answer: bytes, answered: int, event_counts: Iterable[int]) -> list[Com
 def get_many(answer: bytes) -> list[Resource | StigmerError]:
     """Decode a `GetManyResponse`."""
     return [
-        _resource(result.resource) if result.HasField("resource") else wire.error_from(result.error)
+        codec.resource_from(result.resource) if result.HasField("resource") else wire.error_from(result.error)
         for result in store_pb2.GetManyResponse.FromString(answer).results
     ]
-
-
-def _resource(m: store_pb2.Resource) -> Resource:
-    # The revisions go in as they are: calling the NewType for each of many rows would cost as much as reading it.
-    return Resource(
-        m.kind,
-        m.id,
-        m.value,
-        m.revision,  # type: ignore[arg-type]
-        m.created_revision,  # type: ignore[arg-type]
-        m.created_at_ns,
-        m.updated_at_ns,
-    )
 
 
 def list_page(answer: bytes, resources: list[Resource]) -> str:
     """Decode one message of a List: append its resources, give the token of the next page."""
     message = store_pb2.ListResponse.FromString(answer)
-    resources.extend(map(_resource, message.resources))
+    resources.extend(map(codec.resource_from, message.resources))
     return message.next_page_token
 
 

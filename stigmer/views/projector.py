@@ -38,7 +38,7 @@ _CHECKPOINT_KEY = b"checkpoint"
 _CHECKPOINT = struct.Struct("<IQ")
 _REVISION = struct.Struct("<Q")
 
-# Folding many events in one transaction touches each page once; more than this saves little and costs memory.
+# So much is read of the log before it is folded: more saves little and costs memory.
 _CATCH_UP_BYTES = 8 * 1024 * 1024
 
 
