@@ -1,4 +1,4 @@
-"""Reads tests/data/contract/wire.txt, the facts that the resources' messages must equal."""
+"""Reads tests/data/contract/wire.txt, the facts that the resources' messages and services must equal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 WIRE = Path(__file__).parent.parent / "data" / "contract" / "wire.txt"
 NOT_SERVED = "ai.stigmer.agentic.workflowrunner."
+_PACKAGE = re.compile(r"## \S+   package (\S+)")
+_METHOD = re.compile(r"  rpc (\w+)\((stream )?(\S+)\) -> (stream )?(\S+)")
 _FIELD = re.compile(r"\s+(\d+) (\w+): (repeated )?(\S+)(?:\s+oneof=(\w+))?(?:\s+\[(.*)\])?")
 
 
@@ -24,28 +26,56 @@ class Field(NamedTuple):
     """Sorted pairs of a rule's name and its value."""
 
 
-class Contract(NamedTuple):
-    """Everything that wire.txt has of messages and enums, without the service that is not served."""
+class Method(NamedTuple):
+    """One method of a service."""
 
+    request: str
+    request_streams: bool
+    response: str
+    response_streams: bool
+
+
+class Contract(NamedTuple):
+    """Everything that wire.txt has, without the service that is not served and its messages.
+
+    Each part has full names as keys; that of a service has its methods by their short names.
+    """
+
+    packages: dict[str, None]
     messages: dict[str, list[Field]]
     enums: dict[str, dict[str, int]]
+    services: dict[str, dict[str, Method]]
 
 
 @functools.cache
 def contract() -> Contract:
-    """Parse wire.txt."""
-    found = Contract({}, {})
+    """Parse wire.txt. A line that is not understood fails, so that no fact is passed over in silence."""
+    found = Contract({}, {}, {}, {})
     fields: list[Field] = []
+    methods: dict[str, Method] = {}
+    package = ""
     for line in WIRE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("message "):
-            fields = found.messages.setdefault(line.removeprefix("message "), [])
-        elif line.startswith("enum "):
-            name, _, values = line.removeprefix("enum ").partition(": ")
-            pairs = (value.split("=") for value in values.split(", "))
-            found.enums[name] = {value: int(number) for value, number in pairs}
+        if line.startswith(("message ", "enum ", "service ")):
+            what, name = line.split(" ")[:2]
+            assert name.removesuffix(":").rpartition(".")[0] == package, line
+            if what == "message":
+                fields = found.messages.setdefault(name, [])
+            elif what == "service":
+                methods = found.services.setdefault(name, {})
+            else:
+                pairs = (value.split("=") for value in line.partition(": ")[2].split(", "))
+                found.enums[name.removesuffix(":")] = {value: int(number) for value, number in pairs}
+        elif (match := _PACKAGE.fullmatch(line)) is not None:
+            package = match[1]
+            found.packages[package] = None
+        elif (match := _METHOD.fullmatch(line)) is not None:
+            name, request_streams, request, response_streams, response = match.groups()
+            methods[name] = Method(request, bool(request_streams), response, bool(response_streams))
         elif (match := _FIELD.fullmatch(line)) is not None:
             number, name, repeated, type_, oneof, rules = match.groups()
             fields.append(Field(int(number), name, bool(repeated), type_, oneof, _rules(rules or "")))
+        else:
+            assert not line, f"a line that this parser does not know: {line}"
     for part in found:
         for name in [name for name in part if name.startswith(NOT_SERVED)]:
             del part[name]

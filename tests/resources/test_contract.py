@@ -1,4 +1,4 @@
-"""The messages are those of the contract: every name, number, type and rule of wire.txt, and nothing else."""
+"""Messages and services are those of the contract: every name, number, type and rule of wire.txt, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pkgutil
 import re
 from collections.abc import Iterator
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 
 from stigmer.pb import agentic
 from stigmer.resources import kinds, options
 
-from .contract import Field, contract
+from .contract import Field, Method, contract
 
 # What differs on purpose: beside the rule of the published messages, the kind that was meant is taken too.
 WIDENED = {("environment_refs.kind", "reference_kinds"): ((52,), (52, 53))}
@@ -35,6 +35,10 @@ def _messages() -> dict[str, Descriptor]:
 
 def _enums() -> dict[str, EnumDescriptor]:
     return {one.full_name: one for module in _modules() for one in module.DESCRIPTOR.enum_types_by_name.values()}
+
+
+def _services() -> dict[str, ServiceDescriptor]:
+    return {one.full_name: one for module in _modules() for one in module.DESCRIPTOR.services_by_name.values()}
 
 
 _SCALARS = {
@@ -90,6 +94,22 @@ def test_every_enum_is_the_contract_s() -> None:
     assert ours == contract().enums
 
 
+def _method(method: MethodDescriptor) -> Method:
+    request, response = method.input_type.full_name, method.output_type.full_name
+    return Method(request, method.client_streaming, response, method.server_streaming)
+
+
+def test_every_service_is_the_contract_s() -> None:
+    """Services, and in them methods with request, response and what streams, are equal both ways."""
+    ours = {name: {method.name: _method(method) for method in one.methods} for name, one in _services().items()}
+    assert ours == contract().services
+
+
+def test_every_package_is_the_contract_s() -> None:
+    """Packages are equal both ways: calls, and the names of messages in them, are found by package."""
+    assert {module.DESCRIPTOR.package for module in _modules()} == set(contract().packages)
+
+
 def test_zero_is_let_pass_only_where_it_stands_for_not_set() -> None:
     """Three timeouts and nothing else can be zero against their rule."""
     found = {
@@ -128,10 +148,11 @@ def test_every_kind_of_task_has_the_form_that_is_named_after_it() -> None:
         assert name in contract().messages
 
 
-def test_every_message_and_field_has_a_comment() -> None:
-    """What `explain` shows is never empty, and never only says the name again."""
+def test_every_message_field_service_and_method_has_a_comment() -> None:
+    """What `explain` shows is never empty, and never only says the name again; the services are as well described."""
     from stigmer.resources.explain import comment_of
 
     named = list(_messages()) + [field.full_name for one in _messages().values() for field in one.fields]
+    named += list(_services()) + [method.full_name for one in _services().values() for method in one.methods]
     for name in named:
         assert re.fullmatch(r"[A-Z].+[.]|[a-z]+:? .+[.]", comment_of(name)), name
