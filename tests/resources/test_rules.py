@@ -1,14 +1,12 @@
-"""Rules: each one of the contract is broken once, and what is found names the field and the rule."""
+"""Rules: what they mean where it is not plain. test_every_rule.py breaks each of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from google.protobuf import struct_pb2
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from stigmer.pb.agentic import (
@@ -21,74 +19,15 @@ from stigmer.pb.agentic import (
     workflow_pb2,
     workflow_tasks_pb2,
 )
-from stigmer.resources import options, rules
+from stigmer.resources import rules
 from stigmer.resources.rules import check
-
-from .contract import Field, contract
 
 WAIT = apiresource_pb2.WORKFLOW_TASK_KIND_WAIT
 FOR = apiresource_pb2.WORKFLOW_TASK_KIND_FOR
 
 
-def _every_rule() -> Iterator[Any]:
-    for message, fields in contract().messages.items():
-        for field in fields:
-            of_field = dict(field.rules)
-            for rule, value in of_field.items():
-                if rule == "id" or (rule == "min_len" and value == 1 and "required" in of_field):
-                    continue  # the name of a rule; an empty string that `required` speaks of already
-                yield pytest.param(message, field, rule, value, id=f"{message.rpartition('.')[2]}.{field.name}-{rule}")
-
-
 def _message(full_name: str) -> Any:
     return GetMessageClass(workflow_tasks_pb2.DESCRIPTOR.pool.FindMessageTypeByName(full_name))()
-
-
-def _break(message: Any, field: Field, rule: str, value: Any) -> str:
-    """Break one rule; gives the path at which it is broken."""
-    match rule:
-        case "required":
-            message.ClearField(field.name)
-        case "min_len":
-            setattr(message, field.name, "x" * int(value - 1))
-        case "max_len":
-            setattr(message, field.name, "x" * int(value + 1))
-        case "pattern" | "const" | "in" | "uri":
-            setattr(message, field.name, "not this\n")
-        case "gte":
-            setattr(message, field.name, type(getattr(message, field.name))(value - 1))
-            if dict(field.rules)["gte"] == 1 and not _zero_counts(message, field):
-                setattr(message, field.name, -1)
-        case "lte":
-            setattr(message, field.name, type(getattr(message, field.name))(value + 1))
-        case "defined_only":
-            setattr(message, field.name, 99)
-        case "min_items":
-            while len(getattr(message, field.name)) < value - 1:
-                getattr(message, field.name).add()
-        case "reference_kinds":
-            getattr(message, field.name).add(kind=value[0], slug="fine")
-            getattr(message, field.name).add(kind=40, slug="wrong")
-            return f"{field.name}[1].kind"
-        case "owner_scopes":
-            getattr(message, field.name).owner_scope = 3 if 3 not in value else 1
-            return f"{field.name}.owner_scope"
-    return field.name
-
-
-def _zero_counts(message: Message, field: Field) -> bool:
-    of_field = options.rules_of(options.descriptor_of(message).fields_by_name[field.name])
-    return of_field is not None and not of_field.zero_is_unset and not of_field.required
-
-
-@pytest.mark.parametrize(("full_name", "field", "rule", "value"), list(_every_rule()))
-def test_a_broken_rule_is_found(full_name: str, field: Field, rule: str, value: object) -> None:
-    """For every rule in brackets there is a violation with the path and the rule's name."""
-    message = _message(full_name)
-    path = _break(message, field, rule, value)
-    wanted = dict(field.rules).get("id", rule) if rule in ("reference_kinds", "owner_scopes") else rule
-    found = check(message)
-    assert (path, wanted) in [(one.path, one.rule) for one in found]
 
 
 def test_the_environments_kind_is_taken_beside_the_published_slip() -> None:
