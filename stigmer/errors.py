@@ -47,8 +47,8 @@ class InvalidArgument(StigmerError):
 class NotFound(StigmerError):
     """There is no such resource."""
 
-    def __init__(self, kind: str, id: str, *, hint: str | None = None) -> None:
-        super().__init__(f'{kind} "{id}" not found', hint=hint)
+    def __init__(self, kind: str, id: str, *, message: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message or f'{kind} "{id}" not found', hint=hint)
         self.kind = kind
         self.id = id
 
@@ -74,9 +74,9 @@ class Conflict(StigmerError):
 class AlreadyExists(Conflict):
     """The caller expected that the resource does not exist (`expected_revision=0`), but it does."""
 
-    def __init__(self, kind: str, id: str, actual_revision: int) -> None:
+    def __init__(self, kind: str, id: str, actual_revision: int, *, message: str | None = None) -> None:
         super().__init__(kind, id, 0, actual_revision)
-        self.args = (f'{kind} "{id}" already exists, at revision {actual_revision}',)
+        self.args = (message or f'{kind} "{id}" already exists, at revision {actual_revision}',)
 
 
 class ResourceExhausted(StigmerError):

@@ -11,7 +11,7 @@ import builtins
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import NewType
+from typing import Any, NamedTuple, NewType
 
 import msgspec
 
@@ -99,6 +99,17 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     first_revision: Revision
     last_revision: Revision
+
+
+class Transacted(NamedTuple):
+    """What became of an operation."""
+
+    committed: Committed | None
+    """None where it changed nothing."""
+    told: Any
+    """What the operation gave; None for a repeat."""
+    is_repeat: bool
+    """Its request id was used before: nothing was done now, and `committed` is what was done then."""
 
 
 def revisions_of(results: Sequence[Committed | StigmerError | None]) -> list[Revision]:

@@ -22,8 +22,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
-from stigmer import codec, config, lock, names
+from stigmer import codec, commits, config, lock, names
 from stigmer.config import Durability, StoreOptions
+from stigmer.decision import NOTHING, Operation, Sink, Ticket
 from stigmer.errors import (
     Closed,
     CorruptView,
@@ -31,7 +32,6 @@ from stigmer.errors import (
     DiskFull,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
     StigmerError,
 )
 from stigmer.horizon import Horizon
@@ -52,6 +52,7 @@ from stigmer.model import (
     Save,
     SegmentInfo,
     Status,
+    Transacted,
     revisions_of,
 )
 from stigmer.pb import log_pb2
@@ -61,10 +62,10 @@ from stigmer.views import counts, generations, snapshot
 from stigmer.views.counts import Counts
 from stigmer.views.environment import EnvironmentClosed
 from stigmer.views.generations import Generation
-from stigmer.views.keys import checked_key_of, parts_of, plain, range_of
+from stigmer.views.keys import checked_key_of, parts_of, range_of
 from stigmer.views.snapshot import Snapshot
 from stigmer.views.view import Change, Databases, Transaction, View
-from stigmer.writer import Sink, Ticket, Writer
+from stigmer.writer import Writer
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Store:
         self._started_at_ns = time.time_ns()
         self._held = held
         self._log = log
-        self._writer = Writer(log, generation, self.horizon, options.durability)
+        self._writer = Writer(log, generation, self.horizon, options)
         self._rebuild = Rebuild(os.path.join(directory, "views"), options.map_bytes, log, self._writer)
         self._writer.rebuild = self._rebuild.in_place
         self._stop_syncing = threading.Event()
@@ -185,11 +186,7 @@ class Store:
 
     def _queue(self, changes: Sequence[Save | Delete], request_id: str | None, sink: Sink, context: Any) -> Ticket:
         """Queue changes as one commit, waiting while the queue is full."""
-        payload, values = codec.encode_commit(changes, request_id)
-        prepared = _prepared(changes, values)
-        self._check_sizes(prepared, payload)
-        conditional = any(change.value is None or change.expected_revision is not None for change in prepared)
-        ticket = Ticket(payload, prepared, request_id or "", conditional, sink, context)
+        ticket = Ticket(commits.made(changes, request_id, self.options.value_bytes_max), sink, context)
         self._check_process()
         self._writer.submit(ticket, wait=True)
         return ticket
@@ -202,13 +199,44 @@ class Store:
         Raises what is wrong with the commit itself, and `ResourceExhausted` where too
         much is queued.
         """
-        _check_commit_bytes(len(payload))
-        commit = codec.decode_commit(payload)
-        changes, conditional = _checked_changes(commit)
-        self._check_sizes(changes, payload)
+        ticket = Ticket(commits.parsed(payload, self.options.value_bytes_max), sink, context)
         self._check_process()
-        ticket = Ticket(payload, changes, commit.request_id, conditional, sink, context)
         self._writer.submit(ticket, wait=False, wake=wake)
+
+    def transact(self, operation: Operation, request_id: str | None = None) -> Transacted:
+        """Make a commit that is decided against the very state it will be made on.
+
+        `operation` is called on the writer's thread with that state, a `decision.State`, in which it saves and
+        deletes; what it returns is told to the caller, and a `StigmerError` that it raises refuses the commit. It
+        reads nothing else, has no other effect, and is quick, for other commits wait for it. It may be called twice.
+        Where it changes nothing, nothing is written.
+        """
+        names.check_request_id(request_id or "")
+        done = threading.Lock()
+        done.acquire()
+        ticket = Ticket.of_operation(operation, request_id or "", 0, _release, done)
+        self._check_process()
+        self._writer.submit(ticket, wait=True)
+        done.acquire()
+        return transacted(ticket)
+
+    def submit_operation(
+        self,
+        operation: Operation,
+        sink: Sink,
+        context: Any = None,
+        *,
+        request_id: str = "",
+        size: int = 0,
+        wake: bool = True,
+    ) -> None:
+        """Queue an operation, as `submit` does a commit; `size` is about what it will write, in bytes.
+
+        What is in its ticket once it is answered, `transacted` gives or raises.
+        """
+        names.check_request_id(request_id)
+        self._check_process()
+        self._writer.submit(Ticket.of_operation(operation, request_id, size, sink, context), wait=False, wake=wake)
 
     def wake(self) -> None:
         """Have commits carried out that were submitted with `wake=False`, all in one group where they fit."""
@@ -217,29 +245,6 @@ class Store:
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once, from whatever thread, when what `submit` refused for a full queue may be tried again."""
         self._writer.when_room(callback)
-
-    def _check_sizes(self, changes: Sequence[Change], payload: bytes) -> None:
-        _check_commit_bytes(len(payload))
-        if len(changes) > config.COMMIT_EVENTS_MAX:
-            raise ResourceExhausted(
-                f"the commit has {len(changes)} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
-                limit="COMMIT_EVENTS_MAX",
-                limit_value=config.COMMIT_EVENTS_MAX,
-                hint="make several smaller commits",
-            )
-        most = self.options.value_bytes_max
-        if len(payload) <= most:
-            return
-        for change in changes:
-            size = len(change.value or b"")
-            if size > most:
-                kind, id = parts_of(change.key)
-                raise ResourceExhausted(
-                    f"the value of {kind} {names.shown(id)} has {size} bytes; value_bytes_max is {most}",
-                    limit="value_bytes_max",
-                    limit_value=most,
-                    hint="store a smaller value, or raise the limit: stigmer daemon --value-max",
-                )
 
     # --- reading -----------------------------------------------------------------------------------------
 
@@ -412,6 +417,10 @@ class Store:
         finally:
             cursor.close()
 
+    def events_between(self, first_revision: int, last_revision: int) -> builtins.list[Event]:
+        """Give the events of a few revisions that readers can see."""
+        return builtins.list(self._tail(first_revision - 1, frozenset(), None, last_revision))
+
     def cursor(self, after: int) -> Cursor:
         """Give a cursor over the log behind a revision; read it up to `horizon.revision`."""
         return self._log.cursor(after)
@@ -579,42 +588,12 @@ def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
         return error
 
 
-def _prepared(changes: Sequence[Save | Delete], values: Sequence[bytes | None]) -> list[Change]:
-    """Give what a commit made here holds, ready for the writer."""
-    return [
-        Change(checked_key_of(kind := change.kind, change.id), plain(kind), value, change.expected_revision)
-        for change, value in zip(changes, values, strict=True)
-    ]
-
-
-def _checked_changes(commit: log_pb2.Commit) -> tuple[list[Change], bool]:
-    """Give what a commit that was made elsewhere holds, and whether it is conditional. Raises `InvalidArgument`."""
-    events = commit.events
-    if not events:
-        raise InvalidArgument("events", "must not be empty")
-    names.check_request_id(commit.request_id)
-    changes = []
-    conditional = False
-    for place, event in enumerate(events):
-        try:
-            kind, op, value = event.kind, event.op, event.value
-            change = Change(checked_key_of(kind, event.id), kind, value)
-            if op == _DELETE:
-                if value:
-                    raise InvalidArgument("value", "must be empty for a delete")
-                change.value = None
-                conditional = True
-            elif op != _SAVE:
-                raise InvalidArgument("op", f"must be OP_SAVE or OP_DELETE, not {op}")
-            if event.HasField("expected_revision"):
-                change.expected_revision = event.expected_revision
-                conditional = True
-        except InvalidArgument as error:
-            if len(events) == 1:
-                raise
-            raise InvalidArgument(f"events[{place}].{error.field}", error.problem) from error
-        changes.append(change)
-    return changes, conditional
+def transacted(ticket: Ticket) -> Transacted:
+    """Give what became of an operation whose ticket is answered. Raises the error that refused it."""
+    answer = ticket.answer
+    if isinstance(answer, StigmerError):
+        raise answer
+    return Transacted(None if answer is NOTHING else answer, ticket.told, ticket.is_repeat)
 
 
 def _release(tickets: list[Ticket]) -> None:
@@ -627,16 +606,6 @@ def _note(tickets: list[Ticket]) -> None:
         answers, place, answered = ticket.context
         answers[place] = ticket.answer
         answered.release()
-
-
-def _check_commit_bytes(size: int) -> None:
-    if size > config.COMMIT_BYTES_MAX:
-        raise ResourceExhausted(
-            f"the commit has {size} bytes; COMMIT_BYTES_MAX is {config.COMMIT_BYTES_MAX}",
-            limit="COMMIT_BYTES_MAX",
-            limit_value=config.COMMIT_BYTES_MAX,
-            hint="make several smaller commits",
-        )
 
 
 def _prepare_directory(directory: str, create: bool) -> None:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from stigmer import config, errors, names
 from stigmer.errors import InvalidArgument, StigmerError
-from stigmer.pb import store_pb2
+from stigmer.pb import resources_pb2, store_pb2
 
 ERROR_DETAIL_KEY = "stigmer-error-bin"
 """The trailing metadata that holds a serialized `ErrorDetail`."""
@@ -136,18 +136,27 @@ class Method(NamedTuple):
     """The request is a stream."""
 
 
-def _service(name: str) -> descriptor.ServiceDescriptor:
-    return store_pb2.DESCRIPTOR.services_by_name[name]
+_SERVICES: Mapping[str, descriptor.ServiceDescriptor] = {
+    service.full_name: service
+    for file in (store_pb2.DESCRIPTOR, resources_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+}
 
+STORE_SERVICE = "stigmer.store.v1.Store"
+ADMIN_SERVICE = "stigmer.store.v1.Admin"
+RESOURCES_SERVICE = "stigmer.resources.v1.Resources"
 
-STORE_SERVICE: str = _service("Store").full_name
-ADMIN_SERVICE: str = _service("Admin").full_name
+REQUEST_ID_KEY = "stigmer-request-id"
+"""Metadata of a call of the typed services: the same id again is applied at most once."""
+
+NEXT_PAGE_TOKEN_KEY = "stigmer-next-page-token"
+"""Trailing metadata of a typed list whose answer has no field for it."""
 
 
 @functools.cache
 def methods(service: str) -> Mapping[str, Method]:
     """Give the methods of a service of ours, named in full, by their lower-case names."""
-    found = _service(service.rpartition(".")[2])
+    found = _SERVICES[service]
     return {
         method.name.lower(): Method(
             method.name,

@@ -15,19 +15,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 from stigmer import config
-from stigmer.config import Durability
+from stigmer.config import Durability, StoreOptions
+from stigmer.decision import Base, Decision, Sink, Ticket
 from stigmer.errors import (
-    AlreadyExists,
     Closed,
-    Conflict,
     CorruptView,
     DiskFull,
-    NotFound,
     ResourceExhausted,
     StigmerError,
     StorageFailed,
@@ -36,62 +33,25 @@ from stigmer.errors import (
 from stigmer.horizon import Horizon
 from stigmer.log.lineages import Entry
 from stigmer.log.log import Log
-from stigmer.model import Committed, Revision
 from stigmer.views.generations import Generation
-from stigmer.views.keys import parts_of
-from stigmer.views.projector import Projector
 from stigmer.views.requests import Requests
-from stigmer.views.snapshot import Snapshot
-from stigmer.views.view import Change, Databases, FoldCommit, Lookup, Transaction, lookup_in, number
+from stigmer.views.view import Change, Databases, FoldCommit, Transaction, lookup_in
 
 _logger = logging.getLogger("stigmer")
 
 _SLOW_SYNC_SECONDS = 1.0
 
 
-class Ticket:
-    """A commit on its way, and then its answer: `committed`, or `error`."""
-
-    __slots__ = ("changes", "committed", "conditional", "context", "error", "payload", "request_id", "sink")
-
-    def __init__(
-        self, payload: bytes, changes: Sequence[Change], request_id: str, conditional: bool, sink: Sink, context: Any
-    ) -> None:
-        """Take a commit's own bytes and what they hold; `sink` is called with the ticket once it has its answer.
-
-        `conditional` says whether a change depends on what is there: a delete, or one with an expected revision.
-        """
-        self.payload = payload
-        self.changes = changes
-        self.request_id = request_id
-        self.conditional = conditional
-        self.sink = sink
-        self.context = context
-        self.committed: Committed | None = None
-        self.error: StigmerError | None = None
-
-    @property
-    def answer(self) -> Committed | StigmerError:
-        """The answer, once it is there."""
-        if self.error is not None:
-            return self.error
-        assert self.committed is not None
-        return self.committed
-
-
-Sink = Callable[[list[Ticket]], None]
-"""Takes the tickets of one group that were submitted with it. Called on the writer's thread; must be quick."""
-
-
 class Writer:
     """The thread that writes. `_lock` guards the queue's fields; nothing else is taken while it is held."""
 
-    def __init__(self, log: Log, generation: Generation, horizon: Horizon, durability: Durability) -> None:
+    def __init__(self, log: Log, generation: Generation, horizon: Horizon, options: StoreOptions) -> None:
         """Write to this log and fold into this generation, moving the horizon."""
         # Constant after construction.
         self._log = log
         self._horizon = horizon
-        self._durability = durability
+        self._durability = options.durability
+        self._value_bytes_max = options.value_bytes_max
         self._thread = threading.Thread(target=self._run_to_end, name="stigmer-writer", daemon=True)
         self._ended = threading.Event()
         # Guarded by `_lock`.
@@ -131,7 +91,7 @@ class Writer:
         Without `wake` a writer that has nothing to do is left alone until `wake` is called: whoever has more commits
         at hand makes them one group that way.
         """
-        size = len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
+        size = ticket.size + config.COMMIT_OVERHEAD_BYTES
         with self._lock:
             while self._queue_bytes and self._queue_bytes + size > config.QUEUE_BYTES_MAX:
                 if not wait:
@@ -329,8 +289,8 @@ class Writer:
         size = 0
         while self._queue and size < config.GROUP_BYTES_MAX:
             ticket = self._queue.popleft()
-            size += len(ticket.payload)
-            self._queue_bytes -= len(ticket.payload) + config.COMMIT_OVERHEAD_BYTES
+            size += ticket.size
+            self._queue_bytes -= ticket.size + config.COMMIT_OVERHEAD_BYTES
             group.append(ticket)
         if not self._queue:
             self._queue_bytes = 0  # an interrupted `submit` may not have counted its commit
@@ -398,7 +358,7 @@ class Writer:
         self.projector.environment.read(work)
         self._answer(group)
 
-    def _decide(self, group: list[Ticket]) -> _Decision:
+    def _decide(self, group: list[Ticket]) -> Decision:
         """Number the commits that may be appended; answer the others in their tickets."""
         try:
             return self._decide_once(group)
@@ -406,12 +366,13 @@ class Writer:
             self._fold_again(error)
             return self._decide_once(group)
 
-    def _decide_once(self, group: list[Ticket]) -> _Decision:
+    def _decide_once(self, group: list[Ticket]) -> Decision:
         # Times never go back, so that a time finds one place in the log.
         time_ns = max(time.time_ns(), self._log.last_time_ns)
 
-        def work(transaction: Transaction, databases: Databases) -> _Decision:
-            decision = _Decision(self.projector, lookup_in(transaction, databases), self._log.next_revision, time_ns)
+        def work(transaction: Transaction, databases: Databases) -> Decision:
+            base = Base(self.projector, transaction, databases, time_ns)
+            decision = Decision(self.projector, base, self._log.next_revision, self._value_bytes_max)
             for ticket in group:
                 decision.take(ticket)
             return decision
@@ -479,79 +440,6 @@ class Writer:
             except Exception:
                 # A bug of whoever takes the answers, such as a loop that is closed. Others wait for theirs.
                 _logger.exception("the answers to %d commits were not taken", len(theirs))
-
-
-class _Decision:
-    """Decides the commits of one group, one after the other, each against what those before it will have done."""
-
-    def __init__(self, projector: Projector, lookup: Lookup, next_revision: int, time_ns: int) -> None:
-        self.accepted: list[Ticket] = []
-        self.pending: list[Ticket] = []
-        """The accepted, and those that repeat the request of one: all that this group has still to make true."""
-        self.commits: list[FoldCommit] = []
-        self._snapshot = projector.view(Snapshot)
-        self._requests = projector.view(Requests)
-        self._lookup = lookup
-        self._next_revision = next_revision
-        self._time_ns = time_ns
-        self._answered: dict[str, Committed] = {}
-        self._changed: dict[bytes, int] = {}
-        self._entered = 0
-
-    def take(self, ticket: Ticket) -> None:
-        """Accept a commit and number it, or put the answer into its ticket."""
-        request_id = ticket.request_id
-        if request_id:
-            if request_id in self._answered:
-                ticket.committed = self._answered[request_id]
-                self.pending.append(ticket)
-                return
-            earlier = self._requests.committed(self._lookup, request_id)
-            if earlier is not None:
-                ticket.committed = earlier
-                return
-        try:
-            if ticket.conditional:
-                self._check(ticket.changes)
-        except (NotFound, Conflict) as error:
-            ticket.error = error
-            return
-        fold = number(ticket.changes, request_id, self._next_revision, self._time_ns, len(ticket.payload))
-        ticket.committed = Committed(Revision(fold.first_revision), Revision(fold.last_revision))
-        if request_id:
-            self._answered[request_id] = ticket.committed
-        self._next_revision = fold.last_revision + 1
-        self.accepted.append(ticket)
-        self.pending.append(ticket)
-        self.commits.append(fold)
-
-    def _check(self, changes: Sequence[Change]) -> None:
-        """Raise unless every change's precondition holds, each after the changes before it."""
-        own: dict[bytes, int] = {}
-        for place, change in enumerate(changes):
-            key = change.key
-            now = own[key] if key in own else self._revision_of(key)
-            if change.expected_revision is not None and change.expected_revision != now:
-                if change.expected_revision == 0:
-                    raise AlreadyExists(*parts_of(key), now)
-                raise Conflict(*parts_of(key), change.expected_revision, now)
-            if change.value is None:
-                if now == 0:
-                    raise NotFound(*parts_of(key))
-                own[key] = 0
-            else:
-                own[key] = self._next_revision + place
-
-    def _revision_of(self, key: bytes) -> int:
-        """Give the revision that a key has after the commits accepted so far; 0 where it is not there."""
-        while self._entered < len(self.commits):
-            for change in self.commits[self._entered].changes:
-                self._changed[change.key] = 0 if change.value is None else change.revision
-            self._entered += 1
-        if key in self._changed:
-            return self._changed[key]
-        head = self._snapshot.head(self._lookup, key)
-        return 0 if head is None else head.revision
 
 
 class _Work:

@@ -27,14 +27,16 @@ ALLOWED: dict[str, set[str]] = {
     "lock": BASE,
     "horizon": BASE,
     "views": BASE | {"pb", "codec", "log"},
-    "writer": BASE | {"pb", "horizon", "log", "views"},
+    "commits": BASE | {"pb", "codec", "views"},
+    "decision": BASE | {"codec", "commits", "views"},
+    "writer": BASE | {"pb", "horizon", "log", "views", "commits", "decision"},
     "rebuild": BASE | {"log", "views", "writer"},
-    "store": BASE | {"pb", "codec", "lock", "horizon", "log", "views", "writer", "rebuild"},
+    "store": BASE | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"},
     "wire": BASE | {"pb", "codec"},
     "client": BASE | {"pb", "codec", "wire"},
     "aio": BASE | {"client"},
     "resources": BASE | {"pb", "codec"},
-    "daemon": BASE | {"pb", "codec", "lock", "horizon", "log", "views", "writer", "store", "wire", "resources"},
+    "daemon": BASE | {"pb", "codec", "lock", "horizon", "log", "views", "decision", "store", "wire", "resources"},
 }
 # These are above everything.
 FREE = {"__init__", "__main__", "cli"}

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from stigmer import wire
-from stigmer.errors import Closed, CorruptLog, CorruptView, StigmerError, Unavailable
+from stigmer.errors import Closed, CorruptLog, CorruptView, ResourceExhausted, StigmerError, Unavailable
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Unary = Callable[[bytes, Context], Awaitable[bytes]]
@@ -77,17 +77,42 @@ def _streaming(path: str, method: Streaming) -> Streaming:
     return handle
 
 
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+def unary(path: str, behaviour: Unary, request_bytes_max: int = wire.REQUEST_BYTES_MAX) -> Handler:
+    """Make the handler of a method with one request and one answer."""
+
+    async def bounded(request: bytes, context: Context) -> bytes:
+        # The server's own limit is that of the method that takes the largest requests.
+        if len(request) > request_bytes_max:
+            raise ResourceExhausted(
+                f"the request has {len(request)} bytes; at most {request_bytes_max} are taken here",
+                limit="REQUEST_BYTES_MAX",
+                limit_value=request_bytes_max,
+                hint="send less at a time",
+            )
+        return await behaviour(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(_unary(path, bounded))
+
+
+def streaming(path: str, behaviour: Streaming) -> Handler:
+    """Make the handler of a method with one request and a stream of answers."""
+    return grpc.unary_stream_rpc_method_handler(_streaming(path, behaviour))
+
+
 def handler_of(service: str, servicer: object) -> grpc.GenericRpcHandler:
-    """Make the handler of a service, named in full, from an object with its methods."""
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    """Make the handler of a service of ours, named in full, from an object with its methods."""
+    handlers: dict[str, Handler] = {}
     for name, method in wire.methods(service).items():
         behaviour = getattr(servicer, name)
-        handler: grpc.RpcMethodHandler[Any, Any]
+        handler: Handler
         if method.takes_stream:
             handler = grpc.stream_stream_rpc_method_handler(_streaming(method.path, behaviour))
         elif method.streams:
-            handler = grpc.unary_stream_rpc_method_handler(_streaming(method.path, behaviour))
+            handler = streaming(method.path, behaviour)
         else:
-            handler = grpc.unary_unary_rpc_method_handler(_unary(method.path, behaviour))
+            handler = unary(method.path, behaviour)
         handlers[method.name] = handler
     return grpc.method_handlers_generic_handler(service, handlers)

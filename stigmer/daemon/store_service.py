@@ -1,8 +1,7 @@
 """The service `stigmer.store.v1.Store`; the work of Tail is in `tail.py`, that of Write in `write_streams.py`.
 
 Invariants:
-- The event loop never waits for the disk. A commit goes to the store's writer and comes back through `_deliver`, by one
-  wake-up of the loop for all the commits of a group; pages of a List are read on a thread.
+- The event loop never waits for the disk: commits go through the `CommitQueue`; pages of a List are read on a thread.
 - A commit's bytes go to the log as they came, and a row's bytes to the caller as they lie.
 - A caller that cancels, or whose deadline passes, stops waiting; its commit is carried out all the same.
 """
@@ -15,27 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 from stigmer import config, wire
 from stigmer.daemon import splice
+from stigmer.daemon.commit_queue import CommitQueue, Settle
 from stigmer.daemon.handlers import Context, error_told
 from stigmer.daemon.tail import Tails
-from stigmer.daemon.write_streams import Settle, WriteStreams
+from stigmer.daemon.write_streams import WriteStreams
 from stigmer.errors import StigmerError
-from stigmer.model import Committed
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.store import Store
-from stigmer.writer import Ticket
 
-_INLINE_BYTES_MAX = 256 * config.KIB
+INLINE_BYTES_MAX = 256 * config.KIB
 """A commit up to this size is checked on the event loop; a larger one would hold up other calls."""
-
-_ANSWERS_AT_ONCE = 128
-"""After this many answers of one group, other calls have their turn."""
 
 
 class StoreService:
     """Answers the calls of `stigmer.store.v1.Store` out of an open store."""
 
-    def __init__(self, store: Store, tails: Tails) -> None:
+    def __init__(self, store: Store, queue: CommitQueue, tails: Tails) -> None:
         self._store = store
+        self._queue = queue
         self._tails = tails
         self._writes = WriteStreams(store, self._submit)
         # One thread each: it is the interpreter that such work waits for, and the more threads ask for it, the longer
@@ -43,7 +39,6 @@ class StoreService:
         self._pages = ThreadPoolExecutor(1, "stigmer-pages")
         self._large = ThreadPoolExecutor(1, "stigmer-large")
         self._loop = asyncio.get_running_loop()
-        self._is_waking = False
 
     async def save(self, request: bytes, context: Context) -> bytes:
         """Save one resource."""
@@ -65,19 +60,7 @@ class StoreService:
 
     async def commit(self, request: bytes, context: Context) -> bytes:
         """Make the changes of a serialized commit, and answer when they are durable and visible."""
-        done: asyncio.Future[Committed] = self._loop.create_future()
-
-        def settle(ticket: Ticket) -> None:
-            if done.done():
-                return  # cancelled: nobody waits
-            answer = ticket.answer
-            if isinstance(answer, StigmerError):
-                done.set_exception(answer)
-            else:
-                done.set_result(answer)
-
-        await self._submit(request, settle)
-        committed = await done
+        committed = await self._queue.commit(lambda settle: self._submit(request, settle))
         return store_pb2.CommitResponse(
             first_revision=committed.first_revision, last_revision=committed.last_revision
         ).SerializeToString()
@@ -97,30 +80,10 @@ class StoreService:
         self._large.shutdown(wait=False)
 
     async def _submit(self, payload: bytes, settle: Settle) -> None:
-        if len(payload) <= _INLINE_BYTES_MAX:
-            self._store.submit(payload, self._deliver, settle, wake=False)
-            if not self._is_waking:
-                # Behind the calls that the loop has at hand already: their commits share a group, and its fsync.
-                self._is_waking = True
-                self._loop.call_soon(self._wake)
+        if len(payload) <= INLINE_BYTES_MAX:
+            self._queue.submit(payload, settle)
         else:
-            await self._loop.run_in_executor(self._large, self._store.submit, payload, self._deliver, settle)
-
-    def _wake(self) -> None:
-        self._is_waking = False
-        self._store.wake()
-
-    def _deliver(self, tickets: list[Ticket]) -> None:
-        # On the writer's thread, once per group.
-        self._loop.call_soon_threadsafe(self._settle, tickets, 0)
-
-    def _settle(self, tickets: list[Ticket], first: int) -> None:
-        """Hand each caller its answer, on the event loop; after some of them, other calls have their turn."""
-        end = first + _ANSWERS_AT_ONCE
-        for ticket in tickets[first:end]:
-            ticket.context(ticket)  # the `settle` that came with it
-        if end < len(tickets):
-            self._loop.call_soon(self._settle, tickets, end)
+            await self._loop.run_in_executor(self._large, self._queue.submit_elsewhere, payload, settle)
 
     async def get(self, request: bytes, context: Context) -> bytes:
         """Give one resource, as its row has it."""

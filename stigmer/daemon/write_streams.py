@@ -17,16 +17,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from stigmer import config
 from stigmer.daemon import splice
+from stigmer.daemon.commit_queue import Settle
 from stigmer.daemon.handlers import Context, error_told
+from stigmer.decision import Ticket
 from stigmer.errors import ResourceExhausted, StigmerError, Unavailable
 from stigmer.model import Committed
 from stigmer.pb import store_pb2
 from stigmer.store import Store
 from stigmer.wire import detail_message
-from stigmer.writer import Ticket
 
-Settle = Callable[[Ticket], None]
-"""Takes the answer of a commit, on the event loop."""
 Submit = Callable[[bytes, Settle], Awaitable[None]]
 """Gives a commit to the store's writer, or raises what is wrong with it."""
 

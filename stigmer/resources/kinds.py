@@ -20,6 +20,9 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from stigmer import names
+from stigmer.errors import StigmerError
+
 
 class Kind(msgspec.Struct, frozen=True):
     """The facts of one kind of resource."""
@@ -126,3 +129,14 @@ def decode(kind: Kind | str, value: bytes) -> Message | None:
         return known.message_class.FromString(value)
     except DecodeError:
         return None
+
+
+def parsed(kind: Kind, id: str, value: bytes) -> Message:
+    """Parse a stored value as its kind's message. Raises `StigmerError` where it is none."""
+    try:
+        return kind.message_class.FromString(value)
+    except DecodeError as error:
+        raise StigmerError(
+            f"the value of {kind.name} {names.shown(id)} is no {kind.message_name} ({error})",
+            hint=f"save one in its place, or delete it: stigmer delete {kind.name} {id}",
+        ) from error

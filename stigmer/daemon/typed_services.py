@@ -1,0 +1,126 @@
+"""The platform's typed services: requests and answers as bytes, every method by the same few ways.
+
+Knows no kind and no message: what a method does is in `stigmer.resources`, as a call that reads, writes or follows.
+
+Invariants:
+- What waits for a disk, or may take long, runs on a thread; the event loop has what is quick.
+- A write is carried out by the store's writer, in the order in which it was queued; a caller that goes away stops waiting,
+  and its write is carried out all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import grpc
+
+from stigmer import config, wire
+from stigmer.daemon import handlers
+from stigmer.daemon.commit_queue import CommitQueue
+from stigmer.daemon.handlers import Context
+from stigmer.daemon.store_service import INLINE_BYTES_MAX
+from stigmer.daemon.watches import Watches
+from stigmer.errors import StigmerError
+from stigmer.resources.methods import Follows, Method, Reads, Writes, all_methods
+from stigmer.resources.verbs import ATTEMPTS, Resources, Stale, Write
+
+T = TypeVar("T")
+
+_LARGEST = {"push": config.ARTIFACT_BYTES_MAX + config.MIB}
+"""Methods that take larger requests than the others."""
+
+
+class Calls:
+    """Carries out calls of resources: on the event loop where that is quick, else on threads of its own."""
+
+    def __init__(self, resources: Resources, queue: CommitQueue) -> None:
+        self.resources = resources
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(2, "stigmer-resources")
+
+    async def do(self, work: Callable[[], T], *, is_quick: bool) -> T:
+        """Do some work."""
+        return work() if is_quick else await self._loop.run_in_executor(self._threads, work)
+
+    async def write(
+        self, prepare: Callable[[], Write], context: Context, request_id: str = "", *, is_quick: bool
+    ) -> Any:
+        """Carry a write out: prepare it, have it decided and made durable, make its answer.
+
+        The request id may be given, or be in the call's metadata.
+        """
+        request_id = request_id or request_id_of(context)
+        for attempt in range(1, ATTEMPTS + 1):
+            write = await self.do(prepare, is_quick=is_quick)
+            try:
+                done = await self._queue.transact(write.operation, request_id, write.size)
+            except StigmerError as error:
+                if write.undo is not None:
+                    await self.do(write.undo, is_quick=False)
+                if isinstance(error, Stale) and attempt < ATTEMPTS:
+                    continue
+                raise
+            plain = write.is_quick and not done.is_repeat and write.size <= INLINE_BYTES_MAX
+            return await self.do(lambda write=write, done=done: self.resources.answer(write, done), is_quick=plain)
+        raise AssertionError("unreachable: the last attempt raises")
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False)
+
+
+class TypedServices:
+    """Answers the calls of the typed services."""
+
+    def __init__(self, calls: Calls, watches: Watches) -> None:
+        self._calls = calls
+        self._watches = watches
+        self.names = sorted({method.service for method in all_methods()})
+        """Their full names."""
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Give the handlers of all the services."""
+        by_service: dict[str, dict[str, handlers.Handler]] = {}
+        for method in all_methods():
+            by_service.setdefault(method.service, {})[method.name] = self._handler(method)
+        return [grpc.method_handlers_generic_handler(name, methods) for name, methods in by_service.items()]
+
+    def _handler(self, method: Method) -> handlers.Handler:
+        if method.streams:
+
+            async def follow(request: bytes, context: Context) -> None:
+                call = method.call(self._calls.resources, wire.parsed(method.request, request))
+                assert isinstance(call, Follows)
+                await self._watches.serve(call.kind.name, call.id, context)
+
+            return handlers.streaming(method.path, follow)
+
+        async def answer(request: bytes, context: Context) -> bytes:
+            is_small = len(request) <= INLINE_BYTES_MAX
+            call = await self._calls.do(
+                lambda: method.call(self._calls.resources, wire.parsed(method.request, request)), is_quick=is_small
+            )
+            if isinstance(call, Writes):
+                answered: bytes = await self._calls.write(
+                    call.prepare, context, is_quick=call.is_quick and is_small
+                )
+                return answered
+            assert isinstance(call, Reads)
+            read = await self._calls.do(call.read, is_quick=call.is_quick)
+            if read.next_page_token:
+                context.set_trailing_metadata(((wire.NEXT_PAGE_TOKEN_KEY, read.next_page_token),))
+            return read.message
+
+        return handlers.unary(method.path, answer, _LARGEST.get(method.name, wire.REQUEST_BYTES_MAX))
+
+
+def request_id_of(context: Context) -> str:
+    """Give the request id in a call's metadata; empty where there is none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == wire.REQUEST_ID_KEY:
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return ""

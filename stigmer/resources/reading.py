@@ -1,0 +1,169 @@
+"""The reading verbs: one resource by id or by reference, lists from the indexes, artifacts; and what subscribers see.
+
+Every value that goes out passes `sealing.reveal`, which leaves it as it is where it holds no secret. No list looks at
+resources that it does not give out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from stigmer import names
+from stigmer.artifacts import Artifacts
+from stigmer.codec import resource_of
+from stigmer.errors import InvalidArgument, NotFound
+from stigmer.model import Resource
+from stigmer.resources import creation, rules, sealing, special, status
+from stigmer.resources.kinds import Kind
+from stigmer.resources.state import ResourceStore, Where
+from stigmer.vault import Vault
+
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 1_000
+
+
+class Listed(NamedTuple):
+    """A part of a list, newest first."""
+
+    resources: Sequence[Resource]
+    """With readable secrets."""
+    next_page_token: str
+    total: int
+
+
+class Reading:
+    """What can be read of the resources of a store."""
+
+    def __init__(self, store: ResourceStore, vault: Vault, artifacts: Artifacts) -> None:
+        self.store = store
+        self.vault = vault
+        self.artifacts = artifacts
+
+    def get(self, kind: Kind, id: str) -> bytes:
+        """Give a resource's message. Raises `NotFound`."""
+        names.check_id(id, "value")
+        return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
+
+    def get_by_reference(self, kind: Kind, reference: Any) -> bytes:
+        """Give the message of the resource that a reference names; of a skill, the version it names."""
+        rules.require_valid(reference)
+        if not reference.slug:
+            raise InvalidArgument("slug", "is missing: a reference names a resource by its slug")
+        if reference.kind not in (0, kind.number):
+            raise InvalidArgument("kind", f"is {reference.kind}, but this service has {kind.name} ({kind.number}) only")
+        id = self.id_of_slug(kind, reference.slug, reference.org)
+        at = special.of(kind.name).version_of
+        if at is not None and (other := at(id, reference.version)) is not None:
+            other_kind, other_id = other
+            try:
+                return self.store.get(other_kind, other_id).value
+            except NotFound as error:
+                raise creation.not_found(kind, f"{reference.slug} {reference.version}") from error
+        return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
+
+    def find(self, kind: Kind, ref: str, org: str = "") -> Resource:
+        """Give the resource that has an id or a slug, with readable secrets. Raises `NotFound`."""
+        return self.revealed(self.find_stored(kind, ref, org))
+
+    def find_stored(self, kind: Kind, ref: str, org: str = "") -> Resource:
+        """Give the resource that has an id or a slug, as it is stored. Raises `NotFound`."""
+        names.check_id(ref, "ref")
+        try:
+            return self.store.get(kind.name, ref)
+        except NotFound:
+            return self.store.get(kind.name, self.id_of_slug(kind, ref, org))
+
+    def id_of_slug(self, kind: Kind, slug: str, org: str) -> str:
+        """Give the id of the resource with a slug; of any organization where none is given. Raises `NotFound`.
+
+        Where several organizations have the slug, the one that belongs to none is meant, if there is one; else it is
+        `InvalidArgument`. Of executions, which may share a slug, the newest is meant.
+        """
+        found = [one for one in self.store.find_ids(kind.name, "slug", slug) if not org or one.qualifier == org]
+        if not found:
+            raise creation.not_found(kind, slug, hint=f"see what is there: stigmer list {kind.plural}")
+        if len(found) == 1 or not special.of(kind.name).slug_is_unique:
+            return found[-1].id
+        without = [one for one in found if not one.qualifier]
+        if len(without) == 1:
+            return without[0].id
+        where = ", ".join(f"{names.shown(one.qualifier) if one.qualifier else 'none'} ({one.id})" for one in found)
+        raise InvalidArgument(
+            "org",
+            f"several organizations have a {kind.name} {names.shown(slug)}: {where}",
+            hint="give the organization, or the id",
+        )
+
+    def list(
+        self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "", page: int = 0
+    ) -> Listed:
+        """Give the resources of a kind for which every condition holds, newest first.
+
+        A page token of digits is the number of a page, counted from 1.
+        """
+        size = PAGE_SIZE_DEFAULT if page_size <= 0 else min(page_size, PAGE_SIZE_MAX)
+        if page_token.isascii() and page_token.isdigit() and len(page_token) < 10:
+            page, page_token = int(page_token), ""
+        found = self.store.list_indexed(kind.name, where, size, page_token, max(page, 1) if not page_token else 0)
+        resources = [self.revealed(resource_of(row)) for row in found.rows]
+        return Listed(resources, found.next_page_token, found.total)
+
+    def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
+        """Answer a typed list: give what is found, and how many pages it has."""
+        rules.require_valid(request)
+        condition = special.of(kind.name).lists.get(method)
+        where: list[Where] = list(condition(self.store, request)) if condition is not None else []
+        if getattr(request, "phase", 0):
+            where.append(("phase", (str(request.phase),)))
+        where += (("tag", (tag,)) for tag in dict.fromkeys(getattr(request, "tags", ())))
+        size, token, page = _paging(request)
+        listed = self.list(kind, where, size, token, page)
+        size = PAGE_SIZE_DEFAULT if size <= 0 else min(size, PAGE_SIZE_MAX)
+        return listed, -(-listed.total // size)
+
+    def revealed(self, resource: Resource) -> Resource:
+        """Give a stored resource with readable secrets."""
+        value = sealing.reveal(resource.kind, resource.id, resource.value, self.vault)
+        if value is resource.value:
+            return resource
+        return Resource(
+            resource.kind,
+            resource.id,
+            value,
+            resource.revision,
+            resource.created_revision,
+            resource.created_at_ns,
+            resource.updated_at_ns,
+        )
+
+    def artifact(self, request: Any) -> bytes:
+        """Give the artifact of a version of a skill. Raises `NotFound`."""
+        rules.require_valid(request)
+        key = request.artifact_storage_key
+        self.artifacts.check_key(key)
+        if not self.is_needed(key):
+            raise NotFound("artifact", key)
+        return self.artifacts.get(key)
+
+    def is_needed(self, key: str) -> bool:
+        """Say whether a version of a skill names an artifact."""
+        return bool(self.store.find_ids("skill_version", "artifact", key))
+
+    def is_final(self, resource: Resource) -> bool:
+        """Say whether an execution has ended."""
+        return status.phase_of(resource.kind, resource.value) in status.FINAL
+
+    def _stored(self, kind: Kind, id: str) -> Resource:
+        try:
+            return self.store.get(kind.name, id)
+        except NotFound as error:
+            raise creation.not_found(kind, id) from error
+
+
+def _paging(request: Any) -> tuple[int, str, int]:
+    """Give page size, page token and page number of a list's request."""
+    info = getattr(request, "page_info", None)
+    if info is not None:
+        return info.size, "", info.num
+    return request.page_size, request.page_token, 0

@@ -1,0 +1,38 @@
+"""Workflow executions: each of an instance, the default one where none is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stigmer.errors import InvalidArgument
+from stigmer.resources.creation import Creation
+from stigmer.resources.special import Special, instances
+from stigmer.resources.state import ResourceStore, Where
+
+PENDING = 1
+
+
+def _complete(creation: Creation) -> None:
+    execution = creation.message
+    spec = execution.spec
+    if spec.workflow_instance_id:
+        # The workflow is filled in, so that its executions are found by it whichever way they were made.
+        instance = creation.need("workflow_instance", spec.workflow_instance_id)
+        spec.workflow_id = spec.workflow_id or instance.spec.workflow_id
+    elif spec.workflow_id:
+        workflow = creation.need("workflow", spec.workflow_id)
+        spec.workflow_instance_id = instances.default_of(
+            creation, workflow, "workflow", "workflow_instance", "workflow_id"
+        )
+    else:
+        raise InvalidArgument(
+            "spec", "names neither workflow_id nor workflow_instance_id: an execution needs one of them"
+        )
+    execution.status.phase = PENDING
+
+
+def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
+    return [("workflow", (request.workflow_id,))]
+
+
+SPECIAL = Special(slug_is_unique=False, complete=_complete, lists={"listByWorkflow": _of_workflow})

@@ -1,0 +1,167 @@
+"""updateStatus: what a runner reports of an execution, merged into what is stored.
+
+The merge runs inside an operation, many times a second, over statuses of up to a megabyte that are mostly what they
+were; so fields are moved as bytes (`fields.py`) and parsed only where two lists have to be brought together.
+
+- What the report has replaces what is stored, field by field; what it leaves out stays.
+- A finished execution does not change any more.
+- Tasks of a workflow are brought together by their ids. A failure that reports fewer messages than there are adds its
+  own and takes nothing away: it comes from a runner that has lost what it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from stigmer.errors import InvalidArgument, StigmerError
+from stigmer.resources import creation, fields, kinds
+from stigmer.resources.kinds import Kind
+from stigmer.resources.state import State
+from stigmer.resources.writing import Written
+
+IN_PROGRESS, COMPLETED, FAILED, CANCELLED = 2, 3, 4, 5
+FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
+_PHASE_NAMES = {COMPLETED: "COMPLETED", FAILED: "FAILED", CANCELLED: "CANCELLED"}
+
+_STATUS, _AUDIT = 5, 99
+"""The numbers of the status in a resource and of the audit in a status."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Which fields of a kind's status a runner reports, by their numbers."""
+
+    phase: int
+    started_at: int
+    completed_at: int
+    not_reported: frozenset[int]
+    """Kept as stored, whatever a report has in them."""
+    keyed: dict[str, str]
+    """Lists whose entries are brought together by a field of theirs, always."""
+    keyed_where_failed: dict[str, str]
+    """The same, in a failure that reports fewer messages than there are."""
+    appended_where_failed: str = ""
+    """The list of messages; those of such a failure are added."""
+
+
+REPORTS = {
+    "agent_execution": Report(
+        phase=2,
+        started_at=7,
+        completed_at=8,
+        not_reported=frozenset((10, _AUDIT)),
+        keyed={},
+        keyed_where_failed={"tool_calls": "id", "sub_agent_executions": "id"},
+        appended_where_failed="messages",
+    ),
+    "workflow_execution": Report(
+        phase=1,
+        started_at=5,
+        completed_at=6,
+        not_reported=frozenset((_AUDIT,)),
+        keyed={"tasks": "task_id"},
+        keyed_where_failed={},
+    ),
+}
+
+
+def phase_of(kind_name: str, value: bytes) -> int:
+    """Give the phase of an execution from its stored value."""
+    status = fields.split(fields.content(fields.split(value), _STATUS))
+    return fields.integer(status, REPORTS[kind_name].phase)
+
+
+def merge(state: State, kind: Kind, id: str, reported: bytes) -> Written:
+    """Merge a serialized status into the stored execution. Raises `NotFound`; `StigmerError` where it has ended."""
+    found = state.get(kind.name, id)
+    if found is None:
+        raise creation.not_found(kind, id)
+    report = REPORTS[kind.name]
+    try:
+        resource = fields.split(found.value)
+        stored = fields.split(fields.content(resource, _STATUS))
+    except InvalidArgument:
+        kinds.parsed(kind, id, found.value)  # says what is wrong with it
+        raise
+    _check_not_finished(kind, id, fields.integer(stored, report.phase))
+    given = fields.split(reported)
+    for number in report.not_reported:
+        given.pop(number, None)
+    _bring_together(kind, report, stored, given)
+    stored |= given
+    _fill_in_times(report, stored, given, state.time_ns)
+    stored[_AUDIT] = [fields.of_bytes(_AUDIT, _audit(fields.content(stored, _AUDIT), state.time_ns))]
+    resource[_STATUS] = [fields.of_bytes(_STATUS, fields.join(stored))]
+    value = fields.join(resource)
+    state.save(kind.name, id, value)
+    return Written(kind, id, value, before=found.value)
+
+
+def _check_not_finished(kind: Kind, id: str, phase: int) -> None:
+    if phase in FINAL:
+        raise StigmerError(
+            f"{kind.message_name} {id} has ended ({_PHASE_NAMES[phase]}) and does not change any more",
+            hint="create a new execution to run it again",
+        )
+
+
+def _bring_together(kind: Kind, report: Report, stored: dict[int, list[bytes]], given: dict[int, list[bytes]]) -> None:
+    """Replace in `given` the lists that do not simply replace the stored ones."""
+    numbers = _numbers(kind)
+    keyed = dict(report.keyed)
+    if report.appended_where_failed and fields.integer(given, report.phase) == FAILED:
+        messages = numbers[report.appended_where_failed]
+        if len(given.get(messages, ())) < len(stored.get(messages, ())):
+            given[messages] = stored[messages] + given.get(messages, [])
+            keyed |= report.keyed_where_failed
+    for name, key in keyed.items():
+        number = numbers[name]
+        if number in given and number in stored:
+            given[number] = _by_key(kind, name, key, stored[number], given[number])
+
+
+def _by_key(kind: Kind, name: str, key: str, stored: Sequence[bytes], given: Sequence[bytes]) -> list[bytes]:
+    """Bring two lists of messages together: what has the key of a stored entry changes it, field by field."""
+    status: Any = kind.descriptor.fields_by_name["status"].message_type._concrete_class
+    entries = getattr(status.FromString(b"".join(stored)), name)
+    by_key = {getattr(entry, key): entry for entry in entries}
+    merged = list(entries)
+    for entry in getattr(status.FromString(b"".join(given)), name):
+        known = by_key.get(getattr(entry, key)) if getattr(entry, key) else None
+        if known is None:
+            merged.append(entry)
+            by_key[getattr(entry, key)] = entry
+        else:
+            for field, _ in entry.ListFields():
+                known.ClearField(field.name)
+            known.MergeFrom(entry)
+    number = _numbers(kind)[name]
+    return [fields.of_bytes(number, entry.SerializeToString(deterministic=True)) for entry in merged]
+
+
+def _numbers(kind: Kind) -> dict[str, int]:
+    status = kind.descriptor.fields_by_name["status"].message_type
+    return {field.name: field.number for field in status.fields}
+
+
+def _fill_in_times(report: Report, stored: dict[int, list[bytes]], given: dict[int, list[bytes]], now_ns: int) -> None:
+    """Write down when an execution began or ended, where the runner that says so leaves it out."""
+    phase = fields.integer(given, report.phase)
+    if phase == IN_PROGRESS:
+        number = report.started_at
+    elif phase in FINAL:
+        number = report.completed_at
+    else:
+        return
+    if not fields.content(stored, number):
+        stored[number] = [fields.of_bytes(number, creation.rfc3339(now_ns).encode())]
+
+
+def _audit(audit: bytes, now_ns: int) -> bytes:
+    from stigmer.pb.agentic import apiresource_pb2
+
+    message = apiresource_pb2.ApiResourceAudit.FromString(audit)
+    creation.mark_updated(message.status_audit, now_ns)
+    return message.SerializeToString(deterministic=True)

@@ -1,0 +1,129 @@
+"""What the writing verbs do to a state: create, configure, delete. Everything here runs inside an operation.
+
+- A resource is created where its id and its slug are free; else that is refused.
+- Configuring keeps id, slug, organization and status as they are stored; the rest of the metadata and the spec are the
+  caller's. What a newer client stored and this code does not know (unknown fields) stays.
+- What hangs on a resource is deleted before it, in the same commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from stigmer import codec
+from stigmer.resources import creation, kinds, special
+from stigmer.resources.creation import Creation, Random
+from stigmer.resources.kinds import Kind
+from stigmer.resources.sealing import Sealer
+from stigmer.resources.state import State
+
+
+class Written(NamedTuple):
+    """A resource as a verb left it."""
+
+    kind: Kind
+    id: str
+    value: bytes
+    """As it is stored now; of a deleted one, as it was."""
+    is_changed: bool = True
+    revision: int = 0
+    """Where nothing changed: of the last event."""
+    before: bytes | None = None
+    """The value that there was, None for a resource that was created."""
+
+
+class Gone(NamedTuple):
+    """A resource that a delete takes away."""
+
+    kind_name: str
+    id: str
+    value: bytes
+    is_target: bool
+    """It was asked for; the others hang on it."""
+
+
+def create(state: State, kind: Kind, draft: Message, sealer: Sealer | None, random: Random) -> Written:
+    """Create a resource whose id and slug are in `draft`. Raises `AlreadyExists`, and what a special finds wrong."""
+    message: Any = type(draft)()
+    message.CopyFrom(draft)
+    its = special.of(kind.name)
+    creation.check_free(state, kind, message.metadata, slug_is_unique=its.slug_is_unique)
+    if its.complete is not None:
+        its.complete(Creation(state, kind, message, random))
+    if sealer is not None:
+        sealer.seal(message, None)
+    creation.mark_created(message, state.time_ns)
+    id = message.metadata.id
+    value = codec.value_bytes(message)
+    state.save(kind.name, id, value)
+    return Written(kind, id, value)
+
+
+def configure(
+    state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer | None, *, only_if_changed: bool
+) -> Written:
+    """Give a stored resource the spec and the metadata of `wanted`. Raises `NotFound`."""
+    found = state.get(kind.name, id)
+    if found is None:
+        raise creation.not_found(kind, id)
+    current: Any = kinds.parsed(kind, id, found.value)
+    message = _configured(current, wanted)
+    if sealer is not None:
+        sealer.seal(message, current)
+    if only_if_changed and codec.value_bytes(message) == codec.value_bytes(current):
+        return Written(kind, id, found.value, is_changed=False, revision=found.revision, before=found.value)
+    creation.mark_updated(message.status.audit.spec_audit, state.time_ns)
+    value = codec.value_bytes(message)
+    state.save(kind.name, id, value)
+    return Written(kind, id, value, before=found.value)
+
+
+def delete(state: State, kind: Kind, id: str) -> list[Gone]:
+    """Delete a resource and what hangs on it; give all of it, in the order of the commit. Raises `NotFound`."""
+    found = state.get(kind.name, id)
+    if found is None:
+        raise creation.not_found(kind, id)
+    return list(_delete(state, kind.name, id, found.value, is_target=True))
+
+
+def _delete(state: State, kind_name: str, id: str, value: bytes, *, is_target: bool) -> Iterator[Gone]:
+    for child_kind, index_name in special.of(kind_name).children:
+        for child_id in state.find_ids(child_kind, index_name, id):
+            child = state.get(child_kind, child_id)
+            if child is not None:
+                yield from _delete(state, child_kind, child_id, child.value, is_target=False)
+    state.delete(kind_name, id)
+    yield Gone(kind_name, id, value, is_target)
+
+
+def _configured(current: Message, wanted: Message) -> Any:
+    """Give the stored message with the caller's spec and metadata; identity and status as stored."""
+    message: Any = type(current)()
+    message.CopyFrom(current)
+    source: Any = type(wanted)()
+    source.CopyFrom(wanted)
+    for name in ("id", "slug", "org"):
+        setattr(source.metadata, name, getattr(message.metadata, name))
+    if message.HasField("status"):
+        source.status.CopyFrom(message.status)
+    else:
+        source.ClearField("status")
+    _replace(message, source)
+    return message
+
+
+def _replace(target: Any, source: Any) -> None:
+    """Make the known fields of `target` those of `source`; unknown ones stay, in the messages inside too."""
+    rest = type(source)()
+    rest.CopyFrom(source)
+    for field in target.DESCRIPTOR.fields:
+        inside = field.message_type is not None and not field.is_repeated
+        if inside and target.HasField(field.name) and source.HasField(field.name):
+            _replace(getattr(target, field.name), getattr(source, field.name))
+            rest.ClearField(field.name)
+        else:
+            target.ClearField(field.name)
+    target.MergeFrom(rest)
