@@ -20,15 +20,17 @@ from stigmer import codec, commits
 from stigmer.errors import AlreadyExists, Conflict, CorruptView, NotFound, StigmerError
 from stigmer.model import Committed, Delete, Revision, Save
 from stigmer.views import index, snapshot, terms
-from stigmer.views.index import Index
+from stigmer.views.index import Index, Overlay
 from stigmer.views.keys import checked_key_of, parts_of
 from stigmer.views.projector import Projector
 from stigmer.views.requests import Requests
 from stigmer.views.snapshot import Snapshot
-from stigmer.views.terms import Term
-from stigmer.views.view import Change, Databases, FoldCommit, Transaction, lookup_in, number
+from stigmer.views.view import Change, Databases, FoldCommit, Lookup, Transaction, lookup_in, number
 
 _logger = logging.getLogger("stigmer")
+
+_NOT_NUMBERED = 1 << 62
+"""Behind every revision, for changes that have none yet."""
 
 NOTHING = Committed(Revision(0), Revision(0))
 """The answer to an operation that decided to change nothing."""
@@ -110,28 +112,34 @@ class State:
         self.changes: list[Save | Delete] = []
         """What the operation wants, in the order in which it said so."""
         self._base = base
-        self._own = _Overlay(base.terms_of)
+        self._changed: dict[bytes, Found | None] = {}
+        self._terms = _Terms(base.lookup, base.overlay)
 
     def get(self, kind: str, id: str) -> Found | None:
         """Give a resource, or None where there is none."""
         key = checked_key_of(kind, id)
-        return self._own.changed[key] if key in self._own.changed else self._base.get(kind, key)
+        return self._changed[key] if key in self._changed else self._base.get(kind, key)
 
     def find_ids(self, kind: str, index_name: str, text: str) -> dict[str, str]:
         """Give the ids of the resources that an index has under a text, each with its qualifier; oldest first."""
-        term = terms.key_of(kind, index_name, text)
-        return self._own.over(self._base.find_ids(term), term)
+        terms.check(kind, index_name)
+        return self._base.find_ids(terms.term_key(kind, index_name, text), self._terms.overlay())
 
     def save(self, kind: str, id: str, value: bytes | Message) -> None:
         """Let the commit save a resource."""
         held = codec.value_bytes(value)
-        self._own.put(kind, checked_key_of(kind, id), Found(held, 0))
         self.changes.append(Save(kind, id, held))
+        self._note(kind, checked_key_of(kind, id), held)
 
     def delete(self, kind: str, id: str) -> None:
         """Let the commit delete a resource."""
-        self._own.put(kind, checked_key_of(kind, id), None)
         self.changes.append(Delete(kind, id))
+        self._note(kind, checked_key_of(kind, id), None)
+
+    def _note(self, kind: str, key: bytes, value: bytes | None) -> None:
+        self._changed[key] = None if value is None else Found(value, 0)
+        # Numbered as if they were the next ones, so that they come behind all that there is.
+        self._terms.add(Change(key, kind, value, None, _NOT_NUMBERED + len(self.changes)))
 
 
 Operation = Callable[[State], Any]
@@ -149,13 +157,13 @@ class Base:
         self.time_ns = time_ns
         self.lookup = lookup_in(transaction, databases)
         self._snapshot = projector.view(Snapshot)
-        self._index = projector.view(Index)
         self._transaction = transaction
         self._databases = databases
         self._accepted: list[FoldCommit] = []
         # What they changed is entered when somebody asks: many groups hold no commit that does.
         self._entered = 0
-        self._overlay = _Overlay(lambda key: self._index.terms_of_resource(self.lookup, key))
+        self._changed: dict[bytes, Found | None] = {}
+        self._terms = _Terms(self.lookup, lambda memory=projector.view(Index).memory: memory)
 
     def accept(self, commit: FoldCommit) -> None:
         """Let what comes later see a commit."""
@@ -164,8 +172,8 @@ class Base:
     def get(self, kind: str, key: bytes) -> Found | None:
         """Give the resource under a key, or None."""
         self._enter()
-        if key in self._overlay.changed:
-            return self._overlay.changed[key]
+        if key in self._changed:
+            return self._changed[key]
         change = self._snapshot.memory.get(key)
         if change is not None:
             return None if change.value is None else Found(change.value, change.revision)
@@ -178,74 +186,52 @@ class Base:
     def revision_of(self, key: bytes) -> int:
         """Give the revision that a key has; 0 where it is not there."""
         self._enter()
-        if key in self._overlay.changed:
-            found = self._overlay.changed[key]
+        if key in self._changed:
+            found = self._changed[key]
             return 0 if found is None else found.revision
         head = self._snapshot.head(self.lookup, key)
         return 0 if head is None else head.revision
 
-    def find_ids(self, term: bytes) -> dict[str, str]:
-        """Give id and qualifier of what has a term, oldest first."""
+    def overlay(self) -> Overlay:
+        """Give what the accepted commits did to the indexes."""
         self._enter()
-        entries = index.entries_of(self._transaction, self._databases, self._index.changes_of(term), term)
-        return self._overlay.over({entry.id: entry.qualifier for entry in entries}, term)
+        return self._terms.overlay()
 
-    def terms_of(self, key: bytes) -> Sequence[Term]:
-        """Give the terms of the resource under a key."""
-        self._enter()
-        return self._overlay.terms_of(key)
+    def find_ids(self, term: bytes, overlay: Overlay) -> dict[str, str]:
+        """Give id and qualifier of what has a term under an overlay, oldest first."""
+        entries = index.entries_of(self._transaction, self._databases, overlay.places(term), term)
+        return {entry.id: entry.qualifier for entry in entries}
 
     def _enter(self) -> None:
         while self._entered < len(self._accepted):
             for change in self._accepted[self._entered].changes:
-                found = None if change.value is None else Found(change.value, change.revision)
-                self._overlay.put(change.kind, change.key, found)
+                self._changed[change.key] = None if change.value is None else Found(change.value, change.revision)
+                self._terms.add(change)
             self._entered += 1
 
 
-class _Overlay:
-    """Changes that lie over what was there before, and what they do to the indexes."""
+class _Terms:
+    """What changes do to the indexes, worked out when somebody asks: values are large, and many are never looked for."""
 
-    def __init__(self, terms_below: Callable[[bytes], Sequence[Term]]) -> None:
-        self.changed: dict[bytes, Found | None] = {}
-        self._terms_below = terms_below
-        # What is not yet in the two below: values are large, and many are never looked for by a term.
-        self._waiting: list[tuple[str, bytes, Found | None]] = []
-        self._terms: dict[bytes, Sequence[Term]] = {}
-        self._qualifiers: dict[bytes, dict[str, str | None]] = {}
+    def __init__(self, lookup: Lookup, below: Callable[[], Overlay]) -> None:
+        self._lookup = lookup
+        self._below = below
+        self._overlay: Overlay | None = None
+        self._waiting: list[Change] = []
 
-    def put(self, kind: str, key: bytes, found: Found | None) -> None:
-        """Enter a change of a resource; None for a delete."""
-        self.changed[key] = found
-        if terms.is_indexed(kind):
-            self._waiting.append((kind, key, found))
+    def add(self, change: Change) -> None:
+        if change.kind in terms.DECLARED:
+            self._waiting.append(change)
 
-    def terms_of(self, key: bytes) -> Sequence[Term]:
-        """Give the terms of the resource under a key, changed or not."""
-        self._enter_terms()
-        return self._terms[key] if key in self._terms else self._terms_below(key)
-
-    def over(self, below: dict[str, str], term: bytes) -> dict[str, str]:
-        """Give which ids have a term, from those that had it before."""
-        self._enter_terms()
-        for id, qualifier in self._qualifiers.get(term, {}).items():
-            if qualifier is None:
-                below.pop(id, None)
-            else:
-                below[id] = qualifier
-        return below
-
-    def _enter_terms(self) -> None:
-        for kind, key, found in self._waiting:
-            before = self._terms[key] if key in self._terms else self._terms_below(key)
-            after = () if found is None else terms.terms_of(kind, found.value)
-            _, id = parts_of(key)
-            for term in before:
-                self._qualifiers.setdefault(term.key, {})[id] = None
-            for term in after:
-                self._qualifiers.setdefault(term.key, {})[id] = term.qualifier
-            self._terms[key] = after
+    def overlay(self) -> Overlay:
+        if self._overlay is None:
+            if not self._waiting:
+                return self._below()
+            self._overlay = Overlay(self._below())
+        for change in self._waiting:
+            self._overlay.fold(self._lookup, change)
         self._waiting = []
+        return self._overlay
 
 
 class Decision:

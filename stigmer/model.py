@@ -134,6 +134,26 @@ class Page(msgspec.Struct, frozen=True):
         return len(self.resources)
 
 
+class IndexEntry(NamedTuple):
+    """A resource that an index gives."""
+
+    id: str
+    qualifier: str
+    """What tells apart those that have the same text: the organization, for a slug; else empty."""
+    created_revision: Revision
+
+
+class IndexedPage(NamedTuple):
+    """Some resources that an index gives, in the order of their creation."""
+
+    rows: list[bytes]
+    """Each a serialized stigmer.store.v1.Resource."""
+    next_page_token: str
+    """Empty where there are no more."""
+    total: int
+    """How many there are on all pages, as of the moment of this one."""
+
+
 class SegmentInfo(msgspec.Struct, frozen=True):
     """One file of the log."""
 

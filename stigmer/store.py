@@ -9,8 +9,6 @@ at or before the horizon; what a page or a row says was verified when it was rea
 
 from __future__ import annotations
 
-import base64
-import binascii
 import builtins
 import logging
 import os
@@ -22,7 +20,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
-from stigmer import codec, commits, config, lock, names
+from stigmer import codec, commits, config, lock, names, page_tokens
 from stigmer.config import Durability, StoreOptions
 from stigmer.decision import NOTHING, Operation, Sink, Ticket
 from stigmer.errors import (
@@ -36,7 +34,6 @@ from stigmer.errors import (
 )
 from stigmer.horizon import Horizon
 from stigmer.log.cursor import Cursor
-from stigmer.log.format import crc32c
 from stigmer.log.log import Log
 from stigmer.log.recovery import Watermark
 from stigmer.model import (
@@ -45,6 +42,8 @@ from stigmer.model import (
     Event,
     FoldReport,
     FrameInfo,
+    IndexedPage,
+    IndexEntry,
     Page,
     ProgressCallback,
     Resource,
@@ -56,6 +55,7 @@ from stigmer.model import (
     revisions_of,
 )
 from stigmer.pb import log_pb2
+from stigmer.query import Condition, Entries, Query, Question
 from stigmer.rebuild import Rebuild
 from stigmer.version import VERSION
 from stigmer.views import counts, generations, snapshot
@@ -63,6 +63,7 @@ from stigmer.views.counts import Counts
 from stigmer.views.environment import EnvironmentClosed
 from stigmer.views.generations import Generation
 from stigmer.views.keys import checked_key_of, parts_of, range_of
+from stigmer.views.projector import Projector
 from stigmer.views.snapshot import Snapshot
 from stigmer.views.view import Change, Databases, Transaction, View
 from stigmer.writer import Writer
@@ -347,9 +348,7 @@ class Store:
         after = self._key_in(page_token, start) if page_token else b""
 
         self._check_process()
-        if len(self._writer.projector.view(Snapshot).memory) > config.LIST_UNFLUSHED_MAX:
-            with suppress(StigmerError):  # a store that takes no writes any more can still be read
-                self._writer.flush()
+        self._flush_beyond(len(self._writer.projector.view(Snapshot).memory))
 
         def work(transaction: Transaction, databases: Databases, in_memory: list[Change]) -> tuple[list[bytes], bytes]:
             rows: list[bytes] = []
@@ -366,7 +365,45 @@ class Store:
             return rows, b""
 
         rows, last = self._read(Snapshot, lambda view: view.in_memory(start, after), work)
-        return rows, self._token_of(last) if last else ""
+        return rows, page_tokens.token_of(self.store_id, last) if last else ""
+
+    def find_ids(self, kind: str, index: str, text: str, qualifier: str | None = None) -> builtins.list[IndexEntry]:
+        """Give the resources of a kind that an index has under a text, the oldest first; all at once, so for few.
+
+        With `qualifier`, only entries that have this one: the slug of one organization. `views.terms` says which
+        indexes there are; raises `InvalidArgument` where there is no such one.
+        """
+        return self._ask(Entries(kind, index, text, qualifier))
+
+    def list_indexed(
+        self,
+        kind: str,
+        where: Sequence[Condition] = (),
+        limit: int = 0,
+        page_token: str = "",
+        page: int = 0,
+        bytes_max: int = config.PAGE_BYTES_MAX,
+        newest_first: bool = True,
+    ) -> IndexedPage:
+        """Give one page of the resources of a kind to which all conditions hold, in the order of their creation.
+
+        A condition is an index and texts, of which a resource must have one: `("phase", ("1", "2"))`. Without any, all
+        resources of the kind are listed. A page ends after `limit` rows (0: no limit) or once it has `bytes_max`
+        bytes. It begins where `page_token` says; without one, `page` - 1 times `limit` resources are left out. A
+        token goes on with the same conditions and order only. Raises `InvalidArgument`.
+        """
+        return self._ask(
+            Query(
+                self.store_id,
+                kind,
+                where,
+                limit=limit,
+                page_token=page_token,
+                page=page,
+                bytes_max=bytes_max,
+                newest_first=newest_first,
+            )
+        )
 
     def count(self) -> dict[str, int]:
         """Give the number of resources of each kind that has any."""
@@ -533,15 +570,30 @@ class Store:
 
     def _read(self, kind: type[V], select: Callable[[V], S], work: Callable[[Transaction, Databases, S], T]) -> T:
         """Do some work in a read transaction, with what is selected from a view's memory at the same moment."""
+        return self._read_by(lambda projector: projector.read(kind, select, work))
+
+    def _read_by(self, reading: Callable[[Projector], T]) -> T:
+        """Give what a reading finds in the generation that serves."""
         while True:
-            projector = self._writer.projector
             try:
-                return projector.read(kind, select, work)
+                return reading(self._writer.projector)
             except EnvironmentClosed:
                 self._check_open()
             except CorruptView as error:
                 self._rebuild.in_background(error)
                 raise
+
+    def _ask(self, question: Question[S, T]) -> T:
+        """Have a question answered."""
+        self._check_process()
+        self._flush_beyond(question.unflushed(self._writer.projector))
+        return self._read_by(lambda projector: projector.read_across(question.select, question.work))
+
+    def _flush_beyond(self, unflushed: int) -> None:
+        """Have the memory flushed where a list would have to look through much of it."""
+        if unflushed > config.LIST_UNFLUSHED_MAX:
+            with suppress(StigmerError):  # a store that takes no writes any more can still be read
+                self._writer.flush()
 
     def _check_open(self) -> None:
         """Raise `Closed` if the store is; else a generation was replaced, and the next one is there already."""
@@ -560,22 +612,11 @@ class Store:
                 self._writer.fail(error)
                 return
 
-    def _token_of(self, key: bytes) -> str:
-        body = bytes.fromhex(self.store_id)[:4] + key
-        return base64.urlsafe_b64encode(crc32c(0, body).to_bytes(4, "little") + body).decode()
-
     def _key_in(self, page_token: str, start: bytes) -> bytes:
-        try:
-            data = base64.b64decode(page_token.encode("ascii"), altchars=b"-_", validate=True)
-        except (UnicodeEncodeError, binascii.Error) as error:
-            raise InvalidArgument("page_token", "is not one that this store gave out") from error
-        body = data[4:]
-        if len(data) < 8 or crc32c(0, body) != int.from_bytes(data[:4], "little"):
-            raise InvalidArgument("page_token", "is not one that this store gave out")
-        if body[:4] != bytes.fromhex(self.store_id)[:4]:
-            raise InvalidArgument("page_token", "is from another store")
-        key = body[4:]
+        key = page_tokens.place_in(self.store_id, page_token)
         if not key.startswith(start):
+            if key.startswith(b"\0"):
+                raise InvalidArgument("page_token", "belongs to a list by an index, not to this one")
             kind, id = parts_of(key)
             raise InvalidArgument("page_token", f"belongs to a list of {kind} at {names.shown(id)}, not to this one")
         return key

@@ -29,9 +29,13 @@ ALLOWED: dict[str, set[str]] = {
     "views": BASE | {"pb", "codec", "log"},
     "commits": BASE | {"pb", "codec", "views"},
     "decision": BASE | {"codec", "commits", "views"},
+    "page_tokens": BASE | {"log"},
+    "query": BASE | {"views", "page_tokens"},
     "writer": BASE | {"pb", "horizon", "log", "views", "commits", "decision"},
     "rebuild": BASE | {"log", "views", "writer"},
-    "store": BASE | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"},
+    "store": BASE
+    | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"}
+    | {"page_tokens", "query"},
     "wire": BASE | {"pb", "codec"},
     "client": BASE | {"pb", "codec", "wire"},
     "aio": BASE | {"client"},

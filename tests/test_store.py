@@ -445,7 +445,7 @@ def test_status_describes_the_store(store: Store, directory: Path) -> None:
     assert status.revision == 60
     assert status.log_bytes == sum(path.stat().st_size for path in segments_of(directory))
     assert status.segments == len(store.segments()) == len(segments_of(directory)) > 1
-    assert status.checkpoints == {"snapshot": 60, "counts": 60, "requests": 60}
+    assert status.checkpoints == {"snapshot": 60, "counts": 60, "requests": 60, "index": 60}
     assert status.resources == sum(len(store.list(kind)) for kind in ("note", "task", "agent"))
     assert status.recovery == []
 

@@ -27,6 +27,11 @@ class Counts:
         """Start with nothing in memory."""
         self.memory: dict[str, int] = {}
 
+    @property
+    def unflushed(self) -> int:
+        """How many things changed since the last flush."""
+        return len(self.memory)
+
     def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> dict[str, int]:
         """Count up for what came into being and down for what went."""
         steps: Counter[str] = Counter()
@@ -45,6 +50,10 @@ class Counts:
         row = lookup(DATABASE, key)
         return 0 if row is None else _count(key, row)
 
+    def take(self, folded: dict[str, int]) -> None:
+        """Make what a fold gave part of the memory."""
+        self.memory.update(folded)
+
     def flush(self, transaction: Transaction, databases: Databases) -> None:
         """Put the numbers that changed; a kind of which there is nothing has no row."""
         database = databases[DATABASE]
@@ -54,6 +63,10 @@ class Counts:
                 transaction.put(key, _ROW.pack(_crc(key, _COUNT.pack(count)), count), db=database)
             else:
                 transaction.delete(key, db=database)
+
+    def forget(self) -> None:
+        """Begin a new memory after a flush."""
+        self.memory = {}
 
 
 def read(transaction: Transaction, databases: Databases, memory: Mapping[str, int]) -> dict[str, int]:

@@ -240,7 +240,10 @@ class Comparison:
     def _note(self, view: str, key: bytes, what: str) -> None:
         self.differences += 1
         if len(self.examples) < _EXAMPLES_MAX:
-            shown = key.decode(errors="backslashreplace")
+            shown = "".join(
+                one if one.isprintable() else one.encode("unicode_escape").decode()
+                for one in key.decode(errors="backslashreplace")
+            )
             self.examples.append(f"{view}: {shown}: {what}")
 
     def close(self) -> None:

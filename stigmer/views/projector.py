@@ -20,15 +20,16 @@ from stigmer.log.cursor import Cursor
 from stigmer.log.format import crc32c
 from stigmer.views.counts import Counts
 from stigmer.views.environment import Environment
+from stigmer.views.index import Index
 from stigmer.views.requests import Requests
 from stigmer.views.snapshot import Snapshot
-from stigmer.views.view import Databases, FoldCommit, Memory, Transaction, View, lookup_in, number, prepare
+from stigmer.views.view import Databases, FoldCommit, Folded, Transaction, View, lookup_in, number, prepare
 
 S = TypeVar("S")
 T = TypeVar("T")
 V = TypeVar("V", bound=View)
 
-VIEWS: tuple[type[View], ...] = (Snapshot, Counts, Requests)
+VIEWS: tuple[type[View], ...] = (Snapshot, Counts, Requests, Index)
 """Every view, in the order in which they fold; `snapshot` is first (see `Change.was_there`)."""
 
 SCHEMA = 1
@@ -73,7 +74,7 @@ class Projector:
         return (
             self.checkpoint - self.flushed >= config.UNFLUSHED_EVENTS_MAX
             or self._unflushed_bytes >= config.UNFLUSHED_BYTES_MAX
-            or sum(len(view.memory) for view in self.views) >= config.UNFLUSHED_ENTRIES_MAX
+            or sum(view.unflushed for view in self.views) >= config.UNFLUSHED_ENTRIES_MAX
         )
 
     @property
@@ -93,15 +94,16 @@ class Projector:
                 "checkpoint", f"is {self.checkpoint}; {commits[0].first_revision} cannot be folded onto it"
             )
 
-        def work(transaction: Transaction, databases: Databases) -> list[Memory]:
+        def work(transaction: Transaction, databases: Databases) -> list[Folded]:
             lookup = lookup_in(transaction, databases)
             return [view.fold(lookup, commits) for view in self.views]
 
-        entries = self.environment.read(work)
+        results = self.environment.read(work)
         self._unflushed_bytes += sum(commit.size for commit in commits)
         with self._moment:
-            for view, more in zip(self.views, entries, strict=True):
-                view.memory.update(more)
+            for view, folded in zip(self.views, results, strict=True):
+                if folded:
+                    view.take(folded)
             self.checkpoint = commits[-1].last_revision
 
     def flush(self) -> None:
@@ -122,7 +124,7 @@ class Projector:
         self.environment.write(work)
         with self._moment:
             for view in self.views:
-                view.memory = {}
+                view.forget()
         self._unflushed_bytes = 0
         self.flushed = last
 
@@ -162,8 +164,14 @@ class Projector:
 
         `select` must be quick, for nothing is folded meanwhile. Raises `CorruptView`, `EnvironmentClosed`.
         """
-        view = self.view(kind)
-        return self.environment.read_with(self._moment, lambda: select(view), work)
+        return self.read_across(lambda projector: select(projector.view(kind)), work)
+
+    def read_across(self, select: Callable[[Projector], S], work: Callable[[Transaction, Databases, S], T]) -> T:
+        """Do some work in a read transaction, with what `select` takes from several views' memory at the same moment.
+
+        As with `read`, `select` must be quick.
+        """
+        return self.environment.read_with(self._moment, lambda: select(self), work)
 
     # --- meta --------------------------------------------------------------------------------------------
 

@@ -35,6 +35,11 @@ class Requests:
         # By first revision where the flush needs the order of commits, by id where one is looked up.
         self.memory: dict[int | str, str | Committed] = {}
 
+    @property
+    def unflushed(self) -> int:
+        """How many things changed since the last flush."""
+        return len(self.memory)
+
     def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> dict[int | str, str | Committed]:
         """Enter the commits' ids."""
         entries: dict[int | str, str | Committed] = {}
@@ -44,6 +49,10 @@ class Requests:
                 entries[commit.first_revision] = request_id
                 entries[request_id] = Committed(Revision(commit.first_revision), Revision(commit.last_revision))
         return entries
+
+    def take(self, folded: dict[int | str, str | Committed]) -> None:
+        """Make what a fold gave part of the memory."""
+        self.memory.update(folded)
 
     def flush(self, transaction: Transaction, databases: Databases) -> None:
         """Put the ids, then forget the oldest beyond the number that is kept."""
@@ -64,6 +73,10 @@ class Requests:
         with transaction.cursor(db=order) as cursor:
             cursor.putmulti(places, append=True)
         self._forget(transaction, database, order)
+
+    def forget(self) -> None:
+        """Begin a new memory after a flush."""
+        self.memory = {}
 
     def _forget(self, transaction: Transaction, database: Database, order: Database) -> None:
         excess = transaction.stat(order)["entries"] - config.REQUEST_IDS_KEPT

@@ -56,6 +56,11 @@ class Snapshot:
         self._known: dict[bytes, tuple[int, int] | None] = {}
         self._known_at = 0
 
+    @property
+    def unflushed(self) -> int:
+        """How many things changed since the last flush."""
+        return len(self.memory)
+
     def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> dict[bytes, Change]:
         """Give the last change of each key, having noted in each change when its key came into being."""
         # A fold that failed and is tried again does not follow on what was noted for it.
@@ -117,6 +122,10 @@ class Snapshot:
         """Give what memory has of keys that begin with `start` and lie behind `after`, in no order."""
         return [change for key, change in self.memory.items() if key.startswith(start) and key > after]
 
+    def take(self, folded: dict[bytes, Change]) -> None:
+        """Make what a fold gave part of the memory."""
+        self.memory.update(folded)
+
     def flush(self, transaction: Transaction, databases: Databases) -> None:
         """Put the rows of the keys that changed."""
         database = databases[DATABASE]
@@ -132,6 +141,10 @@ class Snapshot:
                 rows.append((key, _CRC.pack(crc32c(crc32c(0, key), message)) + message))
         with transaction.cursor(db=database) as cursor:
             cursor.putmulti(rows)
+
+    def forget(self) -> None:
+        """Begin a new memory after a flush."""
+        self.memory = {}
 
 
 def message_in(transaction: Transaction, databases: Databases, in_memory: Change | None, key: bytes) -> bytes | None:

@@ -56,33 +56,46 @@ class FoldCommit(NamedTuple):
 Lookup = Callable[[str, bytes], bytes | None]
 """Gives the row of a database under a key, as it was flushed."""
 
-Memory = dict[Any, Any]
-"""What one view has folded and not flushed: the last state of each thing that changed. Never holds a thing twice."""
+Folded = Any
+"""What a fold of one view came to: the last state of each thing that changed. Only the view itself looks inside; a
+result that is false changes nothing."""
 
 
 class View(Protocol):
     """State that is folded from the log: one instance for each environment, made without arguments.
 
-    What was folded is first in `memory`, where readers look before they look into LMDB, and goes there with the next
-    flush. `memory` is replaced at a flush and updated in one step at the end of a fold, by the projector: a fold only
-    gives the entries. Nobody who reads may change it.
+    What was folded is first in the view's memory, where readers look before they look into LMDB, and goes there with
+    the next flush. A fold does not change what readers see: the projector hands what it came to back to `take`, for all
+    views in one step. Nobody who reads may change the memory.
     """
 
     name: ClassVar[str]
     """The view's name, as people see it."""
     databases: ClassVar[Sequence[str]]
     """The names of its databases, each with the version of its layout: `snapshot.1`."""
-    memory: Memory
 
-    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> Memory:
-        """Give what `memory` is to be updated with after these commits, which follow what was folded before.
+    @property
+    def unflushed(self) -> int:
+        """How many rows, about, the next flush has to put or delete."""
+
+    def fold(self, lookup: Lookup, commits: Sequence[FoldCommit]) -> Folded:
+        """Give what changes with these commits, which follow what was folded before.
 
         A function of rows, memory and commits alone: folding commits one by one or many at a time, with flushes
         wherever they fall, gives the same rows in the end.
         """
 
+    def take(self, folded: Folded) -> None:
+        """Make what a fold gave part of the memory, and its own. Called under the projector's `_moment`."""
+
     def flush(self, transaction: Transaction, databases: Databases) -> None:
-        """Put what `memory` holds into the databases. May be called again with a new transaction after a failure."""
+        """Put what is in memory into the databases. May be called again with a new transaction after a failure."""
+
+    def forget(self) -> None:
+        """Replace the memory, all of which was flushed, by an empty one. Called under the projector's `_moment`.
+
+        Replaced, not emptied: who took it as it was before may still be reading it.
+        """
 
 
 def lookup_in(transaction: Transaction, databases: Databases) -> Lookup:
