@@ -91,7 +91,7 @@ TAILS_MAX = 1_000
 """Tails that one daemon serves at a time."""
 
 ARTIFACT_BYTES_MAX = 100 * MIB
-"""The largest zip of a skill. The contract says 100 MB; MiB, here and below, so that neither reading of it is refused."""
+"""The largest zip of a skill. The contract says 100 MB; MiB, here and below, so that no reading of it is refused."""
 ARTIFACT_UNPACKED_BYTES_MAX = 500 * MIB
 """What a skill's files may have in all."""
 ARTIFACT_RATIO_MAX = 100

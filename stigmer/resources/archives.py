@@ -5,10 +5,10 @@ Owns what such an archive may hold: its limits, its names, its SKILL.md. How a z
 Invariants:
 
 - Nothing is unpacked to disk, and no more of it is in memory than the archive, a piece and the SKILL.md.
-- Work is bounded by the archive's size and the limits in `config`, whatever its bytes say. Limits hold for what an archive
-  says before anything is unpacked, and nothing that is unpacked may be more than it said.
-- What `inspect` takes unpacks to the same files everywhere: inside one folder, none in another's place, also where names
-  that differ in case or in their Unicode form are one.
+- Work is bounded by the archive's size and the limits in `config`, whatever its bytes say: the limits hold for what an
+  archive says, before anything is unpacked, and nothing may come out beyond what it said.
+- What `inspect` takes unpacks to the same files everywhere: inside one folder, none in another's place, also where
+  names that differ in case or in their Unicode form are one.
 - What `pack` gives, `inspect` takes. The same files with the same zlib give the same bytes, so the same version.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import stat
@@ -37,8 +38,8 @@ _HINT_NAMES = "name it with letters, digits, '-', '_' and '.', folders parted by
 _HINT_SKILL_MD = "put a SKILL.md, which says what the skill is for, at the top of the skill's folder"
 
 _drive_matches = re.compile(r"[A-Za-z]:").match
-# Control characters, line and paragraph separators; what could not be written as UTF-8.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Control characters, line and paragraph separators, and halves of pairs, which stand for bytes that are no UTF-8.
+_find_forbidden = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]").search
 
 _DOS_FOLDER = 0x10
 _PACKED_MODE = stat.S_IFREG | 0o644
@@ -88,7 +89,7 @@ def inspect(artifact: bytes) -> Archive:
 
 
 def _check_entry(entry: Entry) -> None:
-    if len(entry.name_bytes) > config.ARTIFACT_NAME_BYTES_MAX:
+    if max(map(len, (entry.name_bytes, *entry.readings))) > config.ARTIFACT_NAME_BYTES_MAX:
         raise refused(f"has a name of more than {config.ARTIFACT_NAME_BYTES_MAX} bytes", entry.name)
     for name in (entry.name, *sorted(entry.readings)):
         problem = _problem_of_name(name.removesuffix("/"))
@@ -108,9 +109,12 @@ def _check_entry(entry: Entry) -> None:
 
 def _problem_of_name(name: str) -> str | None:
     """Say what is wrong with the name of a file or folder, given without the slash at its end."""
-    for character in name:
-        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
-            return f"has U+{ord(character):04X} in its name: control characters are not allowed"
+    forbidden = _find_forbidden(name)
+    if forbidden is not None:
+        code = ord(forbidden[0])
+        if 0xD800 <= code <= 0xDFFF:
+            return "has a name that is not UTF-8"
+        return f"has U+{code:04X} in its name: control characters are not allowed"
     if "\\" in name:
         return "has a backslash in its name, which parts folders on some systems and not on others"
     if name.startswith("/") or _drive_matches(name) is not None:
@@ -129,7 +133,7 @@ def _check_together(entries: list[Entry]) -> None:
     for entry in entries:
         places += ((place, entry) for place in {_place_of(name) for name in entry.readings})
     places.sort(key=lambda found: found[0])
-    for (one, entry), (other, other_entry) in zip(places, places[1:], strict=False):
+    for (one, entry), (other, other_entry) in itertools.pairwise(places):
         if one == other:
             raise refused(
                 f"would be unpacked in the place of {shown(entry.name)}",
@@ -154,17 +158,16 @@ def _check_sizes(entries: list[Entry], artifact_bytes: int) -> None:
     for entry in entries:
         total += entry.unpacked_bytes
         if total > config.ARTIFACT_UNPACKED_BYTES_MAX:
-            raise refused(
-                f"brings what comes out in all above {config.ARTIFACT_UNPACKED_BYTES_MAX} bytes, the most that is allowed",
-                entry.name,
-                hint="leave out what the skill does not need",
-            )
-        if total > rated:
-            raise refused(
-                f"brings what comes out in all above {config.ARTIFACT_RATIO_MAX} times the size of the zip",
-                entry.name,
-                hint="leave out what the skill does not need, such as files of zeros",
-            )
+            limit = f"{config.ARTIFACT_UNPACKED_BYTES_MAX} bytes, the most that is allowed"
+        elif total > rated:
+            limit = f"{config.ARTIFACT_RATIO_MAX} times the size of the zip"
+        else:
+            continue
+        raise refused(
+            f"brings what comes out in all above {limit}",
+            entry.name,
+            hint="leave out what the skill does not need",
+        )
 
 
 def _find_skill_md(entries: list[Entry]) -> Entry:
@@ -285,7 +288,7 @@ def _check_packed_name(name: str, path: str) -> None:
     if problem is None and len(name.encode()) > config.ARTIFACT_NAME_BYTES_MAX:
         problem = f"has a name of more than {config.ARTIFACT_NAME_BYTES_MAX} bytes, with its folders"
     if problem is not None:
-        raise InvalidArgument(shown(path), problem, hint="rename it, or move it out of the skill's folder")
+        raise InvalidArgument(path, problem, hint="rename it, or move it out of the skill's folder")
 
 
 def _followed(path: str, root: str) -> str:

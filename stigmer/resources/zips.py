@@ -27,24 +27,24 @@ from stigmer.names import shown
 STORED = 0
 DEFLATED = 8
 
-# signature, number of this disk, disk of the directory, entries on this disk, entries, directory size, its offset,
-# comment length
-_END = struct.Struct("<4s4H2IH")
+# Each begins with its signature, which is compared and not unpacked; what nobody asks for is left out as well.
+# number of this disk, disk of the directory, entries on this disk, entries, directory size, its offset, comment length
+_END = struct.Struct("<4x4H2IH")
 _END_MAGIC = b"PK\x05\x06"
-# signature, disk of the zip64 end record, its offset, disks
-_LOCATOR = struct.Struct("<4sIQI")
+# disk of the zip64 end record, its offset, disks
+_LOCATOR = struct.Struct("<4xIQI")
 _LOCATOR_MAGIC = b"PK\x06\x07"
-# signature, size of what follows, made by, needed, then as in the end record, in eight bytes each
-_END64 = struct.Struct("<4sQ2H2I4Q")
+# size of what follows; then from the number of this disk on as in the end record, but longer
+_END64 = struct.Struct("<4xQ4x2I4Q")
 _END64_MAGIC = b"PK\x06\x06"
-# signature, made by, needed, flags, method, time, date, CRC, packed and unpacked size, lengths of name, extra fields and
-# comment, disk, internal and external attributes, offset of the local header
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+# version needed, flags, method, CRC, packed and unpacked size, lengths of name, extra fields and comment, disk,
+# external attributes, offset of the local header
+_CENTRAL = struct.Struct("<6x3H4x3I4H2x2I")
 _CENTRAL_MAGIC = b"PK\x01\x02"
-# signature, needed, flags, method, time, date, CRC, packed and unpacked size, lengths of name and extra fields
-_LOCAL = struct.Struct("<4s5H3I2H")
+# flags, method, CRC, packed and unpacked size, lengths of name and extra fields
+_LOCAL = struct.Struct("<6x2H4x3I2H")
 _LOCAL_MAGIC = b"PK\x03\x04"
-# CRC, packed and unpacked size; a signature may come first
+# CRC, packed and unpacked size; here a signature may be missing
 _DESCRIPTOR = struct.Struct("<3I")
 _DESCRIPTOR64 = struct.Struct("<I2Q")
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"
@@ -151,7 +151,7 @@ def _read_end(content: bytes) -> _End:
     at = content.rfind(_END_MAGIC, max(0, len(content) - _END.size - _COMMENT_BYTES_MAX))
     if at < 0 or at + _END.size > len(content):
         raise _not_a_zip("its end is missing")
-    _, disk, directory_disk, here, entries, size, offset, comment_length = _END.unpack_from(content, at)
+    disk, directory_disk, here, entries, size, offset, comment_length = _END.unpack_from(content, at)
     if at + _END.size + comment_length != len(content):
         raise _not_a_zip(_CUT_OFF)
     end = _End(at, frozenset({disk, directory_disk}), here, entries, size, offset)
@@ -163,12 +163,12 @@ def _read_end(content: bytes) -> _End:
 
 
 def _read_end64(content: bytes, locator_at: int, end: _End) -> _End:
-    _, end64_disk, at, disks = _LOCATOR.unpack_from(content, locator_at)
+    end64_disk, at, disks = _LOCATOR.unpack_from(content, locator_at)
     if end64_disk != 0 or disks > 1:
         raise _not_a_zip("it is part of a set of several")
     if at + _END64.size != locator_at or not content.startswith(_END64_MAGIC, at):
         raise _not_a_zip("its zip64 end is not where it should be")
-    _, size, _, _, disk, directory_disk, here, entries, directory_bytes, offset = _END64.unpack_from(content, at)
+    size, disk, directory_disk, here, entries, directory_bytes, offset = _END64.unpack_from(content, at)
     end64 = _End(at, frozenset({disk, directory_disk}), here, entries, directory_bytes, offset)
     told_twice = (
         (end.entries_here, here, _IN_ZIP64_16),
@@ -190,10 +190,8 @@ def _read_central(content: bytes, at: int, end: int) -> tuple[Entry, int]:
     """Read the directory's entry at an offset; give it and the offset behind it."""
     if at + _CENTRAL.size > end or not content.startswith(_CENTRAL_MAGIC, at):
         raise _not_a_zip("its directory is damaged, or shorter than its end says")
-    (
-        *(_, _, needed, flags, method, _, _),
-        *(crc, packed, unpacked, name_length, extra_length, comment_length, disk, _, attributes, offset),
-    ) = _CENTRAL.unpack_from(content, at)
+    needed, flags, method, *rest = _CENTRAL.unpack_from(content, at)
+    crc, packed, unpacked, name_length, extra_length, comment_length, disk, attributes, offset = rest
     name_at = at + _CENTRAL.size
     extra_at = name_at + name_length
     next_at = extra_at + extra_length + comment_length
@@ -294,10 +292,7 @@ def _check_local(content: bytes, entry: Entry, end: int) -> None:
     name = entry.name
     if entry.offset + _LOCAL.size > end or not content.startswith(_LOCAL_MAGIC, entry.offset):
         raise refused("does not begin where the directory says", name)
-    (
-        *(_, _, flags, method, _, _),
-        *(crc, packed, unpacked, name_length, extra_length),
-    ) = _LOCAL.unpack_from(content, entry.offset)
+    flags, method, crc, packed, unpacked, name_length, extra_length = _LOCAL.unpack_from(content, entry.offset)
     name_at = entry.offset + _LOCAL.size
     extra_at = name_at + name_length
     data_at = extra_at + extra_length
