@@ -90,6 +90,22 @@ GET_KEYS_MAX = 1_000
 TAILS_MAX = 1_000
 """Tails that one daemon serves at a time."""
 
+ARTIFACT_BYTES_MAX = 100 * MIB
+"""The largest zip of a skill. The contract says 100 MB; MiB, here and below, so that no reading of it is refused."""
+ARTIFACT_UNPACKED_BYTES_MAX = 500 * MIB
+"""What a skill's files may have in all."""
+ARTIFACT_RATIO_MAX = 100
+"""A zip may hold so many times its own size."""
+ARTIFACT_UNRATED_BYTES = 1 * MIB
+"""So much may come out of any zip, however small: a page that repeats itself packs better than the ratio allows, and
+does no harm."""
+ARTIFACT_ENTRIES_MAX = 10_000
+"""Files and folders in a skill's zip."""
+ARTIFACT_NAME_BYTES_MAX = 1024
+"""The name of one of them, with its folders."""
+SKILL_MD_BYTES_MAX = 1 * MIB
+"""The SKILL.md of a skill."""
+
 DAEMON_LOG_BYTES = 8 * MIB
 DAEMON_LOG_FILES = 3
 

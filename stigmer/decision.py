@@ -163,7 +163,8 @@ class Base:
         # What they changed is entered when somebody asks: many groups hold no commit that does.
         self._entered = 0
         self._changed: dict[bytes, Found | None] = {}
-        self._terms = _Terms(self.lookup, lambda memory=projector.view(Index).memory: memory)
+        memory = projector.view(Index).memory
+        self._terms = _Terms(self.lookup, lambda: memory)
 
     def accept(self, commit: FoldCommit) -> None:
         """Let what comes later see a commit."""
@@ -211,7 +212,7 @@ class Base:
 
 
 class _Terms:
-    """What changes do to the indexes, worked out when somebody asks: values are large, and many are never looked for."""
+    """What changes do to the indexes, worked out when somebody asks: many values are large, and never looked for."""
 
     def __init__(self, lookup: Lookup, below: Callable[[], Overlay]) -> None:
         self._lookup = lookup

@@ -210,6 +210,18 @@ class CorruptView(StigmerError):
         self.problem = problem
 
 
+class CorruptArtifact(StigmerError):
+    """A stored artifact is not what its key says. The log is whole, and no other artifact is concerned."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(
+            f"artifact {path}: {problem}",
+            hint="push the same skill again, which writes the file anew, or restore it from a backup",
+        )
+        self.path = path
+        self.problem = problem
+
+
 class StorageFailed(StigmerError):
     """A write or fsync failed. The store has stopped to protect the data; whatever waited is unknown."""
 

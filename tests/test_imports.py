@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "pb": set(),
     "codec": BASE | {"pb"},
     "log": BASE,
+    "artifacts": BASE | {"log"},
     "lock": BASE,
     "horizon": BASE,
     "views": BASE | {"pb", "codec", "log"},

@@ -34,6 +34,7 @@ _EXIT_CODES: tuple[tuple[type[errors.StigmerError], ExitCode], ...] = (
     (errors.OutcomeUnknown, ExitCode.UNREACHABLE),
     (errors.CorruptLog, ExitCode.DAMAGE),
     (errors.CorruptView, ExitCode.DAMAGE),
+    (errors.CorruptArtifact, ExitCode.DAMAGE),
     (errors.StigmerError, ExitCode.FAILED),
 )
 

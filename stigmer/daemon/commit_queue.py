@@ -1,8 +1,8 @@
 """From the event loop to the store's writer and back.
 
 Invariants:
-- The event loop never waits for the disk: a commit goes to the writer, and comes back through `_deliver`, by one wake-up of
-  the loop for all the commits of a group.
+- The event loop never waits for the disk: a commit goes to the writer, and comes back through `_deliver`, by one
+  wake-up of the loop for all the commits of a group.
 - Commits that the loop has at hand in one turn share a group, and its fsync.
 - Whoever is answered may fail; the others of its group are answered all the same.
 """

@@ -18,7 +18,15 @@ import grpc
 import grpc.aio
 
 from stigmer import wire
-from stigmer.errors import Closed, CorruptLog, CorruptView, ResourceExhausted, StigmerError, Unavailable
+from stigmer.errors import (
+    Closed,
+    CorruptArtifact,
+    CorruptLog,
+    CorruptView,
+    ResourceExhausted,
+    StigmerError,
+    Unavailable,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Unary = Callable[[bytes, Context], Awaitable[bytes]]
@@ -30,7 +38,7 @@ _logger = logging.getLogger("stigmer.daemon")
 
 def error_told(path: str, error: StigmerError) -> StigmerError:
     """Give what a caller is told of an error; one that tells of damage is logged."""
-    if isinstance(error, CorruptLog | CorruptView):
+    if isinstance(error, CorruptArtifact | CorruptLog | CorruptView):
         _logger.error("%s: %s", path, error.message)
     # The store is closed when the daemon stops; to the caller it is the daemon that goes away.
     return Unavailable("the daemon is stopping") if isinstance(error, Closed) else error
