@@ -89,6 +89,9 @@ GET_KEYS_MAX = 1_000
 """GetMany answers this many keys at a time; a client asks for no more."""
 TAILS_MAX = 1_000
 """Tails that one daemon serves at a time."""
+SUBSCRIBERS_MAX = 2_000
+"""Subscribers of single resources that one daemon serves at a time. With the tails it is less than the calls that are
+taken at a time (`daemon/server.py`), so that followers never keep out who writes."""
 
 ARTIFACT_BYTES_MAX = 100 * MIB
 """The largest zip of a skill. The contract says 100 MB; MiB, here and below, so that no reading of it is refused."""

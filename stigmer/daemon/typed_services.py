@@ -105,9 +105,7 @@ class TypedServices:
                 lambda: method.call(self._calls.resources, wire.parsed(method.request, request)), is_quick=is_small
             )
             if isinstance(call, Writes):
-                answered: bytes = await self._calls.write(
-                    call.prepare, context, is_quick=call.is_quick and is_small
-                )
+                answered: bytes = await self._calls.write(call.prepare, context, is_quick=call.is_quick and is_small)
                 return answered
             assert isinstance(call, Reads)
             read = await self._calls.do(call.read, is_quick=call.is_quick)

@@ -186,7 +186,9 @@ class Resources(Reading):
                 if one.sealer is not None:
                     one.sealer.undo()
 
-        return Write(operation, answer, repeat, sum(message.ByteSize() for _, message in wanted), is_quick=False, undo=undo)
+        return Write(
+            operation, answer, repeat, sum(message.ByteSize() for _, message in wanted), is_quick=False, undo=undo
+        )
 
     def plan_all(self, wanted: Sequence[tuple[Kind, Message]]) -> list[Applied]:
         """Say what `apply_all` would do, and do nothing."""

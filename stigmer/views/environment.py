@@ -213,10 +213,13 @@ class Environment:
         moment: AbstractContextManager[object],
         select: Callable[[], S],
         work: Callable[[Transaction, Databases, S], T],
+        *,
+        buffers: bool = False,
     ) -> T:
         """Do some work in a read transaction, with what was selected while it began, both inside `moment`.
 
-        Raises `CorruptView` where LMDB finds its file damaged.
+        With `buffers` rows are not copied: they are views of the file, which must not outlive the work. Raises
+        `CorruptView` where LMDB finds its file damaged.
         """
         self._check_process()
         gate = self._gate
@@ -229,7 +232,7 @@ class Environment:
             with moment:
                 if self._closed:
                     raise EnvironmentClosed
-                transaction = self._env.begin()
+                transaction = self._env.begin(buffers=True) if buffers else self._env.begin()
                 selected = select()
             return work(transaction, self.databases, selected)
         except DAMAGE as error:

@@ -123,10 +123,11 @@ class Projector:
 
         self.environment.write(work)
         with self._moment:
+            # First, so that who finds the new memory, and no lock held, finds the new revision behind it.
+            self.flushed = last
             for view in self.views:
                 view.forget()
         self._unflushed_bytes = 0
-        self.flushed = last
 
     def catch_up(self, cursor: Cursor, upto_revision: int) -> Iterator[int]:
         """Fold what the cursor gives, up to a revision; give the checkpoint from time to time.
@@ -159,19 +160,33 @@ class Projector:
         view: V = self._by_class[kind]
         return view
 
-    def read(self, kind: type[V], select: Callable[[V], S], work: Callable[[Transaction, Databases, S], T]) -> T:
+    def read(
+        self,
+        kind: type[V],
+        select: Callable[[V], S],
+        work: Callable[[Transaction, Databases, S], T],
+        *,
+        buffers: bool = False,
+    ) -> T:
         """Do some work in a read transaction, with what `select` takes from a view's memory at the same moment.
 
-        `select` must be quick, for nothing is folded meanwhile. Raises `CorruptView`, `EnvironmentClosed`.
+        `select` must be quick, for nothing is folded meanwhile. With `buffers` the work sees rows without a copy, and
+        gives none of them out. Raises `CorruptView`, `EnvironmentClosed`.
         """
-        return self.read_across(lambda projector: select(projector.view(kind)), work)
+        return self.read_across(lambda projector: select(projector.view(kind)), work, buffers=buffers)
 
-    def read_across(self, select: Callable[[Projector], S], work: Callable[[Transaction, Databases, S], T]) -> T:
+    def read_across(
+        self,
+        select: Callable[[Projector], S],
+        work: Callable[[Transaction, Databases, S], T],
+        *,
+        buffers: bool = False,
+    ) -> T:
         """Do some work in a read transaction, with what `select` takes from several views' memory at the same moment.
 
         As with `read`, `select` must be quick.
         """
-        return self.environment.read_with(self._moment, lambda: select(self), work)
+        return self.environment.read_with(self._moment, lambda: select(self), work, buffers=buffers)
 
     # --- meta --------------------------------------------------------------------------------------------
 

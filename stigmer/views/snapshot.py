@@ -15,8 +15,9 @@ from typing import ClassVar, NamedTuple
 from stigmer.codec import varint
 from stigmer.errors import CorruptView
 from stigmer.log.format import crc32c
-from stigmer.model import Resource
+from stigmer.model import Resource, Revision
 from stigmer.views.environment import Environment
+from stigmer.views.keys import parts_of
 from stigmer.views.view import Change, Databases, FoldCommit, Lookup, Transaction
 
 DATABASE = "snapshot.1"
@@ -99,9 +100,7 @@ class Snapshot:
         """Give revision and creation of what is under a key, None where there is nothing. Checksums are verified."""
         change = self.memory.get(key)
         if change is not None:
-            if change.value is None:
-                return None
-            return Head(change.revision, change.created_revision, change.created_at_ns)
+            return None if change.value is None else _head_of(change)
         row = lookup(DATABASE, key)
         if row is None:
             return None
@@ -145,6 +144,27 @@ class Snapshot:
     def forget(self) -> None:
         """Begin a new memory after a flush."""
         self.memory = {}
+
+
+def head_in(transaction: Transaction, databases: Databases, in_memory: Change | None, key: bytes) -> Head | None:
+    """Give revision and creation of what is under a key, None where there is nothing.
+
+    For a transaction that gives buffers: of a row in LMDB, which may be large, the first bytes are all that is read,
+    so its checksum is not verified.
+    """
+    if in_memory is not None:
+        return None if in_memory.value is None else _head_of(in_memory)
+    row = transaction.get(key, db=databases[DATABASE])
+    if row is None:
+        return None
+    if len(row) < _MESSAGE + _FIXED.size:
+        raise CorruptView("snapshot", f"the row of {key.decode(errors='replace')!r} is damaged")
+    revision, created_revision, created_at_ns, _ = _FIXED_VALUES.unpack_from(row, _MESSAGE)
+    return Head(revision, created_revision, created_at_ns)
+
+
+def _head_of(change: Change) -> Head:
+    return Head(change.revision, change.created_revision, change.created_at_ns)
 
 
 def message_in(transaction: Transaction, databases: Databases, in_memory: Change | None, key: bytes) -> bytes | None:
@@ -213,6 +233,22 @@ def resource_of(kind: str, message: bytes) -> Resource:
             value_at += 1
         value = message[value_at + 1 :]
     return Resource(kind, id, value, revision, created_revision, created_at_ns, updated_at_ns)
+
+
+def resource_left_by(change: Change) -> Resource | None:
+    """Give the resource as a change that was folded left it, None after a delete. Its value is not copied."""
+    if change.value is None:
+        return None
+    kind, id = parts_of(change.key)
+    return Resource(
+        kind,
+        id,
+        change.value,
+        Revision(change.revision),
+        Revision(change.created_revision),
+        change.created_at_ns,
+        change.time_ns,
+    )
 
 
 def message_of(change: Change) -> bytes:
