@@ -61,6 +61,8 @@ _TABLE: dict[type[StigmerError], _Row] = {
     errors.DataDirectoryError: _Row("FAILED_PRECONDITION", ("path",)),
     errors.CorruptLog: _Row("DATA_LOSS", ("path", "offset", "revision", "problem")),
     errors.CorruptView: _Row("DATA_LOSS", ("view", "problem")),
+    errors.SecretUnreadable: _Row("DATA_LOSS", (*_RESOURCE, "problem")),
+    errors.KeyRetired: _Row("ABORTED", _RESOURCE),
     errors.StorageFailed: _Row("UNAVAILABLE", ("path", "operation:problem")),
     errors.Closed: _Row("UNAVAILABLE"),
     errors.AddressInUse: _Row("FAILED_PRECONDITION", ("address:path",)),

@@ -21,6 +21,8 @@ ERRORS: list[tuple[StigmerError, str]] = [
     (errors.DataDirectoryError("/data", "is not a directory", hint="choose another"), "FAILED_PRECONDITION"),
     (errors.CorruptLog("/data/log/1.log", 4096, 17, "checksum mismatch"), "DATA_LOSS"),
     (errors.CorruptView("snapshot", "agent/a: checksum mismatch"), "DATA_LOSS"),
+    (errors.SecretUnreadable("environment", "e", "it is damaged"), "DATA_LOSS"),
+    (errors.KeyRetired("environment", "e"), "ABORTED"),
     (errors.StorageFailed("/data/log/1.log", "fdatasync", "Input/output error"), "UNAVAILABLE"),
     (errors.Closed("store"), "UNAVAILABLE"),
     (errors.AddressInUse("127.0.0.1:1"), "FAILED_PRECONDITION"),
