@@ -87,6 +87,9 @@ PAGE_BYTES_MAX = 1 * MIB
 4 MiB."""
 GET_KEYS_MAX = 1_000
 """GetMany answers this many keys at a time; a client asks for no more."""
+SECRET_KEYS_OPEN_MAX = 4_096
+"""Keys of resources' secrets that are kept unwrapped in memory; others are read and unwrapped when they are needed."""
+
 TAILS_MAX = 1_000
 """Tails that one daemon serves at a time."""
 SUBSCRIBERS_MAX = 2_000

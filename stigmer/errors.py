@@ -222,6 +222,30 @@ class CorruptArtifact(StigmerError):
         self.problem = problem
 
 
+class SecretUnreadable(StigmerError):
+    """A sealed secret cannot be opened: its key is gone or damaged, or its text is not what was sealed."""
+
+    def __init__(self, kind: str, id: str, problem: str) -> None:
+        super().__init__(
+            f'a secret of {kind} "{id}" cannot be read: {problem}', hint="set the secret again: stigmer apply -f FILE"
+        )
+        self.kind = kind
+        self.id = id
+        self.problem = problem
+
+
+class KeyRetired(StigmerError):
+    """A secret was to be sealed with a key that is no longer used, because its resource was deleted meanwhile.
+
+    Whoever prepared the save prepares it again, with a new key.
+    """
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f'{kind} "{id}" was deleted while its secrets were being saved', hint="try again")
+        self.kind = kind
+        self.id = id
+
+
 class StorageFailed(StigmerError):
     """A write or fsync failed. The store has stopped to protect the data; whatever waited is unknown."""
 

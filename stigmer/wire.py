@@ -62,6 +62,8 @@ _TABLE: dict[type[StigmerError], _Row] = {
     errors.CorruptLog: _Row("DATA_LOSS", ("path", "offset", "revision", "problem")),
     errors.CorruptView: _Row("DATA_LOSS", ("view", "problem")),
     errors.CorruptArtifact: _Row("DATA_LOSS", ("path", "problem")),
+    errors.SecretUnreadable: _Row("DATA_LOSS", (*_RESOURCE, "problem")),
+    errors.KeyRetired: _Row("ABORTED", _RESOURCE),
     errors.StorageFailed: _Row("UNAVAILABLE", ("path", "operation:problem")),
     errors.Closed: _Row("UNAVAILABLE"),
     errors.AddressInUse: _Row("FAILED_PRECONDITION", ("address:path",)),

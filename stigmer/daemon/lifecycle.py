@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,6 +44,7 @@ from stigmer.errors import DataDirectoryError, DeadlineExceeded, StigmerError
 from stigmer.model import Status
 
 if TYPE_CHECKING:
+    from stigmer.resources.verbs import Resources
     from stigmer.store import Store
 
 __all__ = ["DaemonInfo", "DaemonOptions", "Started", "read_daemon_info", "run_daemon", "start_detached", "stop_daemon"]
@@ -67,6 +69,8 @@ class DaemonOptions(msgspec.Struct, frozen=True):
     data_dir: str
     listen: tuple[str, ...] = (config.ADDR_DEFAULT,)
     store: StoreOptions = StoreOptions()
+    key_file: str | None = None
+    """Holds the master key of secrets; None: `secret.key` in the data directory."""
     command: str = "stigmer daemon"
     """Shown to a second process that wants the data directory."""
 
@@ -113,8 +117,11 @@ def _open_and_serve(
     process_log: ProcessLog,
     begun: float,
 ) -> None:
+    from stigmer.artifacts import Artifacts
     from stigmer.daemon.addresses import parse_listen
+    from stigmer.resources.verbs import Resources
     from stigmer.store import Store
+    from stigmer.vault import Vault
 
     for address in options.listen:
         parse_listen(address)  # refused before a data directory is made
@@ -138,8 +145,12 @@ def _open_and_serve(
             ready(Started(info, status, time.monotonic() - begun))
 
         try:
-            with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-                runner.run(_serve(store, options.listen, on_listening))
+            with (
+                closing(Vault.open(data_dir, options.key_file, os.environ)) as vault,
+                asyncio.Runner(loop_factory=_fast_loop()) as runner,
+            ):
+                resources = Resources(store, vault, Artifacts(os.path.join(data_dir, "artifacts")))
+                runner.run(_serve(store, resources, options.listen, on_listening))
             if store.failure is not None:
                 raise store.failure
         except BaseException as error:
@@ -150,7 +161,9 @@ def _open_and_serve(
     _logger.info("stopped; the log is sealed")
 
 
-async def _serve(store: Store, listen: Sequence[str], on_listening: Callable[[list[str]], None]) -> None:
+async def _serve(
+    store: Store, resources: Resources, listen: Sequence[str], on_listening: Callable[[list[str]], None]
+) -> None:
     """Serve until a signal comes or the storage fails."""
     from stigmer.daemon.server import Server
 
@@ -177,9 +190,10 @@ async def _serve(store: Store, listen: Sequence[str], on_listening: Callable[[li
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     unsubscribe = store.horizon.subscribe(on_horizon)
-    server = Server(store, listen)
+    server = Server(store, resources, listen)
     await server.start()
     on_listening(server.listen)
+    clearing = asyncio.create_task(asyncio.to_thread(_clear_away, resources))
     on_horizon()  # it may have failed before it was watched
     await _first_of(told_to_stop, failed)
     unsubscribe()
@@ -190,8 +204,17 @@ async def _serve(store: Store, listen: Sequence[str], on_listening: Callable[[li
         await server.cancel_calls()
     hurrying.cancel()
     await stopping
+    await clearing
     # Closed while the loop still runs: what is queued is answered into it, even where nobody waits any more.
     await asyncio.to_thread(store.close)
+
+
+def _clear_away(resources: Resources) -> None:
+    """Finish what the daemon before had begun to clear away. What cannot be is tried again at the next start."""
+    try:
+        resources.clear_away_rests()
+    except StigmerError as error:
+        _logger.warning("not everything that is no longer needed could be removed: %s", error)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -140,7 +141,7 @@ def _resource(resource: Resource) -> store_pb2.Resource:
 
 
 def _deleted(one: Deleted) -> resources_pb2.Deleted:
-    message = kinds.decode(one.gone.kind_name, one.gone.value)
+    message: Any = kinds.decode(one.gone.kind_name, one.gone.value)
     return resources_pb2.Deleted(
         kind=one.gone.kind_name,
         id=one.gone.id,

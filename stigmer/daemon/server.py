@@ -18,9 +18,14 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from stigmer import wire
 from stigmer.daemon.addresses import explain_failure, parse_listen, prepare_socket
 from stigmer.daemon.admin_service import AdminService
+from stigmer.daemon.commit_queue import CommitQueue
 from stigmer.daemon.handlers import handler_of
+from stigmer.daemon.resource_service import ResourceService
 from stigmer.daemon.store_service import StoreService
 from stigmer.daemon.tail import Tails
+from stigmer.daemon.typed_services import LARGEST_REQUEST_BYTES, Calls, TypedServices
+from stigmer.daemon.watches import Presented, Watches
+from stigmer.resources.verbs import Resources
 from stigmer.store import Store
 from stigmer.wire import Address
 
@@ -33,8 +38,8 @@ CALLS_MAX = 4_000
 _OPTIONS = (
     # Without this a second daemon binds the same port without an error, and the kernel deals out the clients.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", wire.REQUEST_BYTES_MAX),
-    ("grpc.max_send_message_length", wire.ANSWER_BYTES_MAX),
+    ("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES),
+    ("grpc.max_send_message_length", LARGEST_REQUEST_BYTES),
     # A connection that sends no HTTP/2 is dropped after this time; the default is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
 )
@@ -45,7 +50,7 @@ _logger = logging.getLogger("stigmer.daemon")
 class Server:
     """Serves an open store. Create it, start it and stop it on one event loop."""
 
-    def __init__(self, store: Store, addresses: Sequence[str]) -> None:
+    def __init__(self, store: Store, resources: Resources, addresses: Sequence[str]) -> None:
         """Raises `InvalidArgument` where an address is not one to listen on."""
         self._addresses = [parse_listen(text) for text in addresses]
         self._loop = asyncio.get_running_loop()
@@ -58,14 +63,22 @@ class Server:
         self._admin = AdminService(store, self._tails, self._readers, self.listen)
         self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        self._store_service = StoreService(store, self._tails)
+        queue = CommitQueue(store)
+        self._store_service = StoreService(store, queue, self._tails)
+        self._calls = Calls(resources, queue)
+        self._watches = Watches(
+            store, lambda resource: Presented(*resources.seen_by_subscribers(resource)), self._readers
+        )
+        typed = TypedServices(self._calls, self._watches)
         services = {
             wire.STORE_SERVICE: self._store_service,
             wire.ADMIN_SERVICE: self._admin,
+            wire.RESOURCES_SERVICE: ResourceService(self._calls),
         }
         self._grpc.add_generic_rpc_handlers([handler_of(name, service) for name, service in services.items()])
+        self._grpc.add_generic_rpc_handlers(typed.grpc_handlers())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        self._services = [*services, health.SERVICE_NAME]
+        self._services = [*services, *typed.names, health.SERVICE_NAME]
         reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self._grpc)
 
     async def start(self) -> None:
@@ -110,10 +123,12 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         self._store_service.end_streams("the daemon is stopping")
+        self._watches.end("the daemon is stopping")
         await self._grpc.stop(grace_seconds)
         self._admin.close()
         self._readers.shutdown(wait=False)
         self._store_service.close()
+        self._calls.close()
         for path, inode in self._sockets:
             _remove_socket(path, inode)
 

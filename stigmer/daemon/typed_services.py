@@ -4,13 +4,14 @@ Knows no kind and no message: what a method does is in `stigmer.resources`, as a
 
 Invariants:
 - What waits for a disk, or may take long, runs on a thread; the event loop has what is quick.
-- A write is carried out by the store's writer, in the order in which it was queued; a caller that goes away stops waiting,
-  and its write is carried out all the same.
+- A write is carried out by the store's writer, in the order in which it was queued; a caller that goes away stops
+  waiting, and its write is carried out all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -25,12 +26,14 @@ from stigmer.daemon.store_service import INLINE_BYTES_MAX
 from stigmer.daemon.watches import Watches
 from stigmer.errors import StigmerError
 from stigmer.resources.methods import Follows, Method, Reads, Writes, all_methods
-from stigmer.resources.verbs import ATTEMPTS, Resources, Stale, Write
+from stigmer.resources.verbs import ATTEMPTS, RETRIED, Resources, Write
 
 T = TypeVar("T")
 
-_LARGEST = {"push": config.ARTIFACT_BYTES_MAX + config.MIB}
-"""Methods that take larger requests than the others."""
+LARGEST_REQUEST_BYTES = config.ARTIFACT_BYTES_MAX + config.MIB
+"""The largest message in either direction: an artifact in its envelope."""
+_REQUEST_BYTES_MAX = {"push": LARGEST_REQUEST_BYTES}
+"""Of the methods that take larger requests than the others."""
 
 
 class Calls:
@@ -61,11 +64,11 @@ class Calls:
             except StigmerError as error:
                 if write.undo is not None:
                     await self.do(write.undo, is_quick=False)
-                if isinstance(error, Stale) and attempt < ATTEMPTS:
+                if isinstance(error, RETRIED) and attempt < ATTEMPTS:
                     continue
                 raise
             plain = write.is_quick and not done.is_repeat and write.size <= INLINE_BYTES_MAX
-            return await self.do(lambda write=write, done=done: self.resources.answer(write, done), is_quick=plain)
+            return await self.do(functools.partial(self.resources.answer, write, done), is_quick=plain)
         raise AssertionError("unreachable: the last attempt raises")
 
     def close(self) -> None:
@@ -82,7 +85,7 @@ class TypedServices:
         self.names = sorted({method.service for method in all_methods()})
         """Their full names."""
 
-    def handlers(self) -> list[grpc.GenericRpcHandler]:
+    def grpc_handlers(self) -> list[grpc.GenericRpcHandler]:
         """Give the handlers of all the services."""
         by_service: dict[str, dict[str, handlers.Handler]] = {}
         for method in all_methods():
@@ -113,7 +116,7 @@ class TypedServices:
                 context.set_trailing_metadata(((wire.NEXT_PAGE_TOKEN_KEY, read.next_page_token),))
             return read.message
 
-        return handlers.unary(method.path, answer, _LARGEST.get(method.name, wire.REQUEST_BYTES_MAX))
+        return handlers.unary(method.path, answer, _REQUEST_BYTES_MAX.get(method.name, wire.REQUEST_BYTES_MAX))
 
 
 def request_id_of(context: Context) -> str:

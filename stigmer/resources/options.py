@@ -42,6 +42,22 @@ def secret_of(field: FieldDescriptor) -> int:
     return cast("int", _option(field, rules_pb2.secret) or NOT_SECRET)
 
 
+def hides(field: FieldDescriptor, *, flagged: bool, all_secret: bool) -> bool:
+    """Say whether what a field holds is a secret.
+
+    `flagged` is what the sibling `is_secret` says; `all_secret`, that the message or map around it is secret as a
+    whole. A field of messages is none itself: the fields in these are.
+    """
+    secret = secret_of(field)
+    held = map_value(field) if is_map(field) else field
+    return held.message_type is None and (secret == ALWAYS_SECRET or (bool(secret) and (flagged or all_secret)))
+
+
+def is_flagged(message: Message | None) -> bool:
+    """Say whether a message's `is_secret` is true; it is not where there is no such field."""
+    return bool(getattr(message, FLAG_FIELD, False))
+
+
 def kind_facts_of(message: Descriptor) -> rules_pb2.KindFacts | None:
     """Give the facts of the kind of resource that a message holds, or None where it holds none."""
     return cast("rules_pb2.KindFacts | None", _option(message, rules_pb2.resource))

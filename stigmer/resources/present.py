@@ -38,14 +38,12 @@ def as_dict(message: Message, *, show_secrets: bool = False) -> dict[str, Any]:
 
 
 def _message(message: Message, *, masking: bool, all_secret: bool) -> dict[str, Any]:
-    flagged = bool(getattr(message, options.FLAG_FIELD, False))
+    flagged = options.is_flagged(message)
     shown: dict[str, Any] = {}
     for field, value in message.ListFields():
-        secret = options.secret_of(field)
         # A message or map that is secret as a whole: inside, every field that can be secret is.
-        inside = all_secret or secret == options.ALWAYS_SECRET
-        hidden = secret == options.ALWAYS_SECRET or (secret and (flagged or all_secret))
-        if masking and hidden and _message_of(field) is None:
+        inside = all_secret or options.secret_of(field) == options.ALWAYS_SECRET
+        if masking and options.hides(field, flagged=flagged, all_secret=all_secret):
             shown[field.name] = MASK
         elif options.is_map(field):
             value_field = options.map_value(field)
@@ -57,10 +55,6 @@ def _message(message: Message, *, masking: bool, all_secret: bool) -> dict[str, 
         else:
             shown[field.name] = _value(field, value, masking=masking, all_secret=inside)
     return shown
-
-
-def _message_of(field: FieldDescriptor) -> Any:
-    return options.map_value(field).message_type if options.is_map(field) else field.message_type
 
 
 def _value(field: FieldDescriptor, value: Any, *, masking: bool, all_secret: bool) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from stigmer import names
-from stigmer.artifacts import Artifacts
+from stigmer.artifacts import Artifacts, check_key
 from stigmer.codec import resource_of
 from stigmer.errors import InvalidArgument, NotFound
 from stigmer.model import Resource
@@ -35,10 +35,10 @@ class Listed(NamedTuple):
 class Reading:
     """What can be read of the resources of a store."""
 
-    def __init__(self, store: ResourceStore, vault: Vault, artifacts: Artifacts) -> None:
+    def __init__(self, store: ResourceStore, vault: Vault, stored_artifacts: Artifacts) -> None:
         self.store = store
         self.vault = vault
-        self.artifacts = artifacts
+        self.artifacts = stored_artifacts
 
     def get(self, kind: Kind, id: str) -> bytes:
         """Give a resource's message. Raises `NotFound`."""
@@ -141,7 +141,7 @@ class Reading:
         """Give the artifact of a version of a skill. Raises `NotFound`."""
         rules.require_valid(request)
         key = request.artifact_storage_key
-        self.artifacts.check_key(key)
+        check_key(key)
         if not self.is_needed(key):
             raise NotFound("artifact", key)
         return self.artifacts.get(key)
@@ -150,9 +150,9 @@ class Reading:
         """Say whether a version of a skill names an artifact."""
         return bool(self.store.find_ids("skill_version", "artifact", key))
 
-    def is_final(self, resource: Resource) -> bool:
-        """Say whether an execution has ended."""
-        return status.phase_of(resource.kind, resource.value) in status.FINAL
+    def seen_by_subscribers(self, resource: Resource) -> tuple[bytes, bool]:
+        """Give what subscribers of an execution are sent of a state, and whether it has ended with it."""
+        return self.revealed(resource).value, status.phase_of(resource.kind, resource.value) in status.FINAL
 
     def _stored(self, kind: Kind, id: str) -> Resource:
         try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from stigmer import codec
+from stigmer import artifacts, codec
 from stigmer.errors import InvalidArgument
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import archives, creation, identity, kinds, rules
@@ -35,23 +36,30 @@ def push(resources: Resources, kind: Kind, request: Any) -> Write:
     rules.require_valid(wanted)
     creation.check_identity(wanted.metadata)
     # Held, so that nobody collects it before the commit that names it.
-    hold = resources.artifacts.hold(request.artifact)
-    wanted.status.artifact_storage_key = hold.key
+    key = artifacts.key_of(request.artifact)
+    held = ExitStack()
+    held.enter_context(resources.artifacts.hold(key))
+    try:
+        resources.artifacts.put(request.artifact)
+    except BaseException:
+        held.close()
+        raise
+    wanted.status.artifact_storage_key = key
 
     def answer(written: Written, _done: Transacted) -> bytes:
-        hold.release()
+        held.close()
         return written.value
 
     def repeat(events: Sequence[Event]) -> bytes:
-        hold.release()
+        held.close()
         for event in reversed(events):
             if event.kind == kind.name and event.op is Op.SAVE:
                 return event.value
         raise InvalidArgument("request_id", "was used before, for something else")
 
     def undo() -> None:
-        hold.release()
-        resources.artifacts.collect(resources.is_needed, [hold.key])
+        held.close()
+        resources.artifacts.collect(resources.is_needed, [key])
 
     return Write(lambda state: _push(state, kind, wanted, resources.random), answer, repeat, undo=undo, is_quick=False)
 

@@ -12,9 +12,11 @@ were; so fields are moved as bytes (`fields.py`) and parsed only where two lists
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from stigmer.errors import InvalidArgument, StigmerError
 from stigmer.resources import creation, fields, kinds
@@ -124,7 +126,7 @@ def _bring_together(kind: Kind, report: Report, stored: dict[int, list[bytes]], 
 
 def _by_key(kind: Kind, name: str, key: str, stored: Sequence[bytes], given: Sequence[bytes]) -> list[bytes]:
     """Bring two lists of messages together: what has the key of a stored entry changes it, field by field."""
-    status: Any = kind.descriptor.fields_by_name["status"].message_type._concrete_class
+    status: Any = GetMessageClass(_status(kind))
     entries = getattr(status.FromString(b"".join(stored)), name)
     by_key = {getattr(entry, key): entry for entry in entries}
     merged = list(entries)
@@ -141,9 +143,12 @@ def _by_key(kind: Kind, name: str, key: str, stored: Sequence[bytes], given: Seq
     return [fields.of_bytes(number, entry.SerializeToString(deterministic=True)) for entry in merged]
 
 
+def _status(kind: Kind) -> Descriptor:
+    return cast("Descriptor", kind.descriptor.fields_by_name["status"].message_type)
+
+
 def _numbers(kind: Kind) -> dict[str, int]:
-    status = kind.descriptor.fields_by_name["status"].message_type
-    return {field.name: field.number for field in status.fields}
+    return {field.name: field.number for field in _status(kind).fields}
 
 
 def _fill_in_times(report: Report, stored: dict[int, list[bytes]], given: dict[int, list[bytes]], now_ns: int) -> None:

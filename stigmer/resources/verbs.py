@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from stigmer import names
 from stigmer.artifacts import Artifacts
-from stigmer.errors import Conflict, InvalidArgument, NotFound, StigmerError
+from stigmer.errors import Conflict, InvalidArgument, KeyRetired, NotFound, StigmerError
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import creation, identity, kinds, rules, sealing, status, writing
 from stigmer.resources.creation import Random
@@ -24,8 +24,8 @@ from stigmer.resources.kinds import Kind
 from stigmer.resources.reading import Reading
 from stigmer.resources.sealing import Sealer
 from stigmer.resources.state import ResourceStore, State
-from stigmer.resources.writing import Gone, Written
-from stigmer.vault import Vault
+from stigmer.resources.writing import Gone, Retire, Written
+from stigmer.vault import KeyId, Vault
 
 ATTEMPTS = 5
 """How often a write is prepared anew when what it was prepared for was replaced in between."""
@@ -37,6 +37,10 @@ class Stale(Conflict):
     def __init__(self, kind: Kind, id: str) -> None:
         super().__init__(kind.name, id, 0, 0)
         self.args = (f"{kind.message_name} {id} was replaced by another one again and again; nothing was written",)
+
+
+RETRIED = (Stale, KeyRetired)
+"""What refuses a write that is then prepared anew."""
 
 
 class Write(NamedTuple):
@@ -90,7 +94,7 @@ class Resources(Reading):
             except StigmerError as error:
                 if write.undo is not None:
                     write.undo()
-                if isinstance(error, Stale) and attempt < ATTEMPTS:
+                if isinstance(error, RETRIED) and attempt < ATTEMPTS:
                     continue
                 raise
             return self.answer(write, done)
@@ -103,6 +107,18 @@ class Resources(Reading):
         if write.undo is not None:
             write.undo()
         return write.repeat(self.store.events_between(done.committed.first_revision, done.committed.last_revision))
+
+    def clear_away_rests(self) -> None:
+        """Destroy keys and remove artifacts that nothing needs: what a crash has left of a delete or a push."""
+        self.vault.sweep(self._exists)
+        self.artifacts.collect(self.is_needed)
+
+    def _exists(self, kind_name: str, id: str) -> bool:
+        try:
+            self.store.get(kind_name, id)
+        except NotFound:
+            return False
+        return True
 
     # --- one resource ------------------------------------------------------------------------------------
 
@@ -156,7 +172,7 @@ class Resources(Reading):
             message.metadata.id = id
             return bytes(message.SerializeToString())
 
-        return Write(lambda state: writing.delete(state, kind, id), answer, repeat, is_quick=False)
+        return Write(lambda state: writing.delete(state, kind, id, self.vault.retire), answer, repeat, is_quick=False)
 
     def update_status(self, kind: Kind, request: Any) -> Write:
         """Merge what a runner reports into an execution; the answer is all of it."""
@@ -183,8 +199,7 @@ class Resources(Reading):
 
         def undo() -> None:
             for one in every:
-                if one.sealer is not None:
-                    one.sealer.undo()
+                one.sealer.discard()
 
         return Write(
             operation, answer, repeat, sum(message.ByteSize() for _, message in wanted), is_quick=False, undo=undo
@@ -202,8 +217,9 @@ class Resources(Reading):
             write.undo()
         raise AssertionError("unreachable: a plan is always refused")
 
-    def delete_all(self, targets: Sequence[tuple[Kind, str]]) -> Write:
+    def delete_all(self, targets: Sequence[tuple[Kind, str]], retire: Retire | None = None) -> Write:
         """Delete many resources, and what hangs on them, as one commit; the answer is a list of `Deleted`."""
+        retire = retire or self.vault.retire
 
         def operation(state: State) -> list[Gone]:
             gone: list[Gone] = []
@@ -213,7 +229,7 @@ class Resources(Reading):
                 if place is not None:  # it went with one that was named before
                     gone[place] = gone[place]._replace(is_target=True)
                 else:
-                    gone += writing.delete(state, kind, id)
+                    gone += writing.delete(state, kind, id, retire)
             return gone
 
         def answer(gone: list[Gone], done: Transacted) -> list[Deleted]:
@@ -224,7 +240,7 @@ class Resources(Reading):
         def repeat(events: Sequence[Event]) -> list[Deleted]:
             named = {(kind.name, id) for kind, id in targets}
             return [
-                Deleted(Gone(event.kind, event.id, b"", (event.kind, event.id) in named), event.revision)
+                Deleted(Gone(event.kind, event.id, b"", (event.kind, event.id) in named, ()), event.revision)
                 for event in events
             ]
 
@@ -233,7 +249,7 @@ class Resources(Reading):
     def plan_delete(self, targets: Sequence[tuple[Kind, str]]) -> list[Deleted]:
         """Say what `delete_all` would delete, and delete nothing."""
         try:
-            self.store.transact(_only_planned(self.delete_all(targets).operation))
+            self.store.transact(_only_planned(self.delete_all(targets, _keep_keys).operation))
         except _Planned as planned:
             return [Deleted(one, 0) for one in planned.told]
         raise AssertionError("unreachable: a plan is always refused")
@@ -254,7 +270,7 @@ class Resources(Reading):
                     return sealing.reveal(kind.name, event.id, event.value, self.vault)
             raise InvalidArgument("request_id", "was used before, for something else")
 
-        return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.undo)
+        return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.discard)
 
     def _draft(self, kind: Kind, wanted: Message) -> Any:
         """Give what a caller wants as it may be created: without a status, with slug and id."""
@@ -289,10 +305,10 @@ class Resources(Reading):
         id = given.id if given.id and state.get(kind.name, given.id) is not None else None
         id = id or creation.holder_of_slug(state, kind, metadata.slug, metadata.org)
         if id is None:
-            if one.sealer is not None and one.id != metadata.id:
+            if one.sealer.has_key and one.id != metadata.id:
                 raise Stale(kind, one.id)  # sealed for one that was there a moment ago
             return writing.create(state, kind, one.draft, one.sealer, self.random)
-        if one.sealer is not None and id != one.id:
+        if one.sealer.has_key and id != one.id:
             raise Stale(kind, one.id)
         return writing.configure(state, kind, id, one.message, one.sealer, only_if_changed=True)
 
@@ -325,7 +341,9 @@ class Resources(Reading):
 
     def _clear_away(self, gone: Sequence[Gone]) -> None:
         """Destroy the keys of what was deleted, and the artifacts that nothing names any more."""
-        self.vault.destroy([(one.kind_name, one.id) for one in gone if sealing.may_hold_secrets(one.kind_name)])
+        keys = [key for one in gone for key in one.keys]
+        if keys:
+            self.vault.destroy(keys)
         artifacts = [artifact_of(one.value) for one in gone if one.kind_name == "skill_version"]
         if artifacts:
             self.artifacts.collect(self.is_needed, artifacts)
@@ -340,7 +358,7 @@ class _Wanted(NamedTuple):
     """As it is created, where it is not there."""
     id: str
     """That it has, or gets, as far as could be seen."""
-    sealer: Sealer | None
+    sealer: Sealer
 
 
 class _Planned(StigmerError):
@@ -356,6 +374,11 @@ def _only_planned(operation: Callable[[State], Any]) -> Callable[[State], Any]:
         raise _Planned(operation(state))
 
     return plan
+
+
+def _keep_keys(_kind_name: str, _id: str) -> tuple[KeyId, ...]:
+    """Retire nothing: for a delete that is only planned."""
+    return ()
 
 
 def kind_metadata(message: Message) -> Any:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -19,6 +19,7 @@ from stigmer.resources.creation import Creation, Random
 from stigmer.resources.kinds import Kind
 from stigmer.resources.sealing import Sealer
 from stigmer.resources.state import State
+from stigmer.vault import KeyId
 
 
 class Written(NamedTuple):
@@ -35,6 +36,10 @@ class Written(NamedTuple):
     """The value that there was, None for a resource that was created."""
 
 
+Retire = Callable[[str, str], Sequence[KeyId]]
+"""Takes the keys of a resource out of use, and gives them."""
+
+
 class Gone(NamedTuple):
     """A resource that a delete takes away."""
 
@@ -43,9 +48,11 @@ class Gone(NamedTuple):
     value: bytes
     is_target: bool
     """It was asked for; the others hang on it."""
+    keys: Sequence[KeyId]
+    """Of its secrets: nothing is sealed with them any more, and they are to be destroyed."""
 
 
-def create(state: State, kind: Kind, draft: Message, sealer: Sealer | None, random: Random) -> Written:
+def create(state: State, kind: Kind, draft: Message, sealer: Sealer, random: Random) -> Written:
     """Create a resource whose id and slug are in `draft`. Raises `AlreadyExists`, and what a special finds wrong."""
     message: Any = type(draft)()
     message.CopyFrom(draft)
@@ -53,8 +60,7 @@ def create(state: State, kind: Kind, draft: Message, sealer: Sealer | None, rand
     creation.check_free(state, kind, message.metadata, slug_is_unique=its.slug_is_unique)
     if its.complete is not None:
         its.complete(Creation(state, kind, message, random))
-    if sealer is not None:
-        sealer.seal(message, None)
+    sealer.seal(message, None)
     creation.mark_created(message, state.time_ns)
     id = message.metadata.id
     value = codec.value_bytes(message)
@@ -62,17 +68,14 @@ def create(state: State, kind: Kind, draft: Message, sealer: Sealer | None, rand
     return Written(kind, id, value)
 
 
-def configure(
-    state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer | None, *, only_if_changed: bool
-) -> Written:
+def configure(state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer, *, only_if_changed: bool) -> Written:
     """Give a stored resource the spec and the metadata of `wanted`. Raises `NotFound`."""
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
     current: Any = kinds.parsed(kind, id, found.value)
     message = _configured(current, wanted)
-    if sealer is not None:
-        sealer.seal(message, current)
+    sealer.seal(message, current)
     if only_if_changed and codec.value_bytes(message) == codec.value_bytes(current):
         return Written(kind, id, found.value, is_changed=False, revision=found.revision, before=found.value)
     creation.mark_updated(message.status.audit.spec_audit, state.time_ns)
@@ -81,22 +84,22 @@ def configure(
     return Written(kind, id, value, before=found.value)
 
 
-def delete(state: State, kind: Kind, id: str) -> list[Gone]:
+def delete(state: State, kind: Kind, id: str, retire: Retire) -> list[Gone]:
     """Delete a resource and what hangs on it; give all of it, in the order of the commit. Raises `NotFound`."""
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
-    return list(_delete(state, kind.name, id, found.value, is_target=True))
+    return list(_delete(state, kind.name, id, found.value, retire, is_target=True))
 
 
-def _delete(state: State, kind_name: str, id: str, value: bytes, *, is_target: bool) -> Iterator[Gone]:
+def _delete(state: State, kind_name: str, id: str, value: bytes, retire: Retire, *, is_target: bool) -> Iterator[Gone]:
     for child_kind, index_name in special.of(kind_name).children:
         for child_id in state.find_ids(child_kind, index_name, id):
             child = state.get(child_kind, child_id)
             if child is not None:
-                yield from _delete(state, child_kind, child_id, child.value, is_target=False)
+                yield from _delete(state, child_kind, child_id, child.value, retire, is_target=False)
     state.delete(kind_name, id)
-    yield Gone(kind_name, id, value, is_target)
+    yield Gone(kind_name, id, value, is_target, retire(kind_name, id))
 
 
 def _configured(current: Message, wanted: Message) -> Any:

@@ -22,6 +22,8 @@ ERRORS: list[tuple[StigmerError, str]] = [
     (errors.CorruptLog("/data/log/1.log", 4096, 17, "checksum mismatch"), "DATA_LOSS"),
     (errors.CorruptView("snapshot", "agent/a: checksum mismatch"), "DATA_LOSS"),
     (errors.CorruptArtifact("/data/artifacts/00/00ff", "its content has another hash"), "DATA_LOSS"),
+    (errors.SecretUnreadable("environment", "e", "it is damaged"), "DATA_LOSS"),
+    (errors.KeyRetired("environment", "e"), "ABORTED"),
     (errors.StorageFailed("/data/log/1.log", "fdatasync", "Input/output error"), "UNAVAILABLE"),
     (errors.Closed("store"), "UNAVAILABLE"),
     (errors.AddressInUse("127.0.0.1:1"), "FAILED_PRECONDITION"),
