@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -85,7 +85,7 @@ def _streaming(path: str, method: Streaming) -> Streaming:
     return handle
 
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def unary(path: str, behaviour: Unary, request_bytes_max: int = wire.REQUEST_BYTES_MAX) -> Handler:
