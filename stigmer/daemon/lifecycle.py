@@ -67,6 +67,8 @@ class DaemonOptions(msgspec.Struct, frozen=True):
     data_dir: str
     listen: tuple[str, ...] = (config.ADDR_DEFAULT,)
     store: StoreOptions = StoreOptions()
+    key_file: str | None = None
+    """The file with the key of the secrets; None: `secret.key` in the data directory."""
     command: str = "stigmer daemon"
     """Shown to a second process that wants the data directory."""
 
