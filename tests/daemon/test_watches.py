@@ -223,16 +223,19 @@ def test_many_resources_as_the_log_has_them(tmp_path: Path) -> None:
                 for _ in range(3000):
                     value = bytes(chosen.choice((10, 1000, 30_000)))
                     writers.submit(served.store.save, KIND, chosen.choice(ids), value)
-            served.store.commit([Save(KIND, id, FINAL) for id in ids])
 
         await asyncio.to_thread(served.store.commit, [Save(KIND, id, b"v") for id in ids])
         updating = asyncio.create_task(asyncio.to_thread(update))
-        sequences = await asyncio.gather(*(served.revisions(id) for id in ids * 2))
+        calls = [served.subscribe(id) for id in ids * 2]
+        firsts = await asyncio.gather(*map(next_of, calls))
         await updating
+        await asyncio.to_thread(served.store.commit, [Save(KIND, id, FINAL) for id in ids])
+        rests = await asyncio.gather(*map(rest_of, calls))
         revisions: dict[str, list[int]] = {id: [] for id in ids}
         for event in served.store.tail(follow=False):
             revisions[event.id].append(event.revision)
-        for id, sequence in zip(ids * 2, sequences, strict=True):
+        for id, first, rest in zip(ids * 2, firsts, rests, strict=True):
+            sequence = [first, *rest]
             assert sequence == sorted(set(sequence))
             assert set(sequence) <= set(revisions[id])
             assert sequence[-1] == revisions[id][-1]
