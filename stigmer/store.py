@@ -360,7 +360,7 @@ class Store:
         """Find which of many keys have another last event than that of the revision at which they were seen.
 
         `mark` is the one that the call before gave; None at the first. Quick, for it looks into the memory of the
-        views alone, a tenth of a microsecond for each key, and takes no lock. Memory has every event since the last
+        views alone, a fraction of a microsecond for each key, and takes no lock. Memory has every event since the last
         flush, so a key that it does not have has not changed, unless there was a flush since `mark`: then all such
         keys are `unsure`, to be looked up with `heads`.
         """
