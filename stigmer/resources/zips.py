@@ -272,10 +272,10 @@ def _unicode_path_of(extra: dict[int, bytes], name_bytes: bytes, name: str) -> l
 def _check_layout(content: bytes, entries: list[Entry], directory_offset: int) -> None:
     """Check that the entries lie side by side from the archive's first byte to its directory."""
     ordered = sorted(entries, key=lambda entry: entry.offset)
-    ends = [entry.offset for entry in ordered[1:]] + [directory_offset]
-    if (ordered[0].offset if ordered else directory_offset) != 0:
+    begins = [*(entry.offset for entry in ordered), directory_offset]
+    if begins[0] != 0:
         raise _not_a_zip("something was put before its first entry")
-    for entry, end in zip(ordered, ends, strict=True):
+    for entry, end in zip(ordered, begins[1:], strict=True):
         if entry.offset == end:
             raise refused("overlaps another entry", entry.name)
         _check_local(content, entry, end)
