@@ -31,11 +31,12 @@ class ResourceService:
         asked = await self._calls.do(lambda: wire.parsed(resources_pb2.ApplyRequest, request), is_quick=False)
         _check_count("wanted", len(asked.wanted))
         wanted = [_message(place, one.kind, one.value) for place, one in enumerate(asked.wanted)]
+        expected = [one.expected_revision for one in asked.wanted]
         if asked.dry_run:
             applied = await self._calls.do(lambda: self._resources.plan_all(wanted), is_quick=False)
         else:
             applied = await self._calls.write(
-                lambda: self._resources.apply_all(wanted), context, asked.request_id, is_quick=False
+                lambda: self._resources.apply_all(wanted, expected), context, asked.request_id, is_quick=False
             )
         return resources_pb2.ApplyResponse(
             applied=[self._applied(one, with_values=asked.dry_run) for one in applied]
