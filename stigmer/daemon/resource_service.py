@@ -15,7 +15,6 @@ from stigmer.model import Resource
 from stigmer.pb import resources_pb2, store_pb2
 from stigmer.resources import kinds, sealing
 from stigmer.resources.kinds import Kind
-from stigmer.resources.state import Where
 from stigmer.resources.verbs import Applied, Deleted
 
 
@@ -52,10 +51,7 @@ class ResourceService:
         """Give the resources of a kind that pass a filter."""
         asked = wire.parsed(resources_pb2.ListRequest, request)
         kind = _kind(asked.kind)
-        where: list[Where] = [("label", (label,)) for label in dict.fromkeys(asked.labels)]
-        where += (("tag", (tag,)) for tag in dict.fromkeys(asked.tags))
-        if asked.phase:
-            where.append(("phase", (str(asked.phase),)))
+        where = self._resources.conditions(asked.labels, asked.tags, asked.phase)
         listed = await self._calls.do(
             lambda: self._resources.list(kind, where, asked.limit or config.GET_KEYS_MAX, asked.page_token),
             is_quick=False,

@@ -6,7 +6,8 @@ resources that it does not give out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from stigmer import names
@@ -109,14 +110,21 @@ class Reading:
         resources = [self.revealed(resource_of(row)) for row in found.rows]
         return Listed(resources, found.next_page_token, found.total)
 
+    @staticmethod
+    def conditions(labels: Iterable[str], tags: Iterable[str], phase: int) -> builtins.list[Where]:
+        """Give the conditions that a resource has every label ("key=value"), every tag, and a phase unless it is 0."""
+        where: list[Where] = [("label", (label,)) for label in dict.fromkeys(labels)]
+        where += (("tag", (tag,)) for tag in dict.fromkeys(tags))
+        if phase:
+            where.append(("phase", (str(phase),)))
+        return where
+
     def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
         """Answer a typed list: give what is found, and how many pages it has."""
         rules.require_valid(request)
         condition = special.of(kind.name).lists.get(method)
         where: list[Where] = list(condition(self.store, request)) if condition is not None else []
-        if getattr(request, "phase", 0):
-            where.append(("phase", (str(request.phase),)))
-        where += (("tag", (tag,)) for tag in dict.fromkeys(getattr(request, "tags", ())))
+        where += self.conditions((), getattr(request, "tags", ()), getattr(request, "phase", 0))
         size, token, page = _paging(request)
         listed = self.list(kind, where, size, token, page)
         size = PAGE_SIZE_DEFAULT if size <= 0 else min(size, PAGE_SIZE_MAX)
