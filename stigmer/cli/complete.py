@@ -38,6 +38,27 @@ def complete_kind_or_reference(context: click.Context, parameter: click.Paramete
     return complete_kind(context, parameter, text)
 
 
+def complete_execution(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Offer the newest executions by their ids."""
+    try:
+        return [
+            id
+            for kind in ("agent_execution", "workflow_execution")
+            for id in _references(context, kind, text)
+            if id.startswith(text)
+        ]
+    except Exception:
+        return []
+
+
+def complete_skill(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Offer the newest skills by slug and by id."""
+    try:
+        return _references(context, "skill", text)
+    except Exception:
+        return []
+
+
 def _references(context: click.Context, kind: str, start: str) -> list[str]:
     from stigmer.cli.backend import answers, daemon_address
     from stigmer.cli.invocation import Invocation
