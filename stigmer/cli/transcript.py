@@ -52,10 +52,16 @@ class Transcript:
         status = execution.status
         self.phase = status.phase
         yield from self._new_input(execution.spec)
+        if not self.has_ended:
+            yield from self._new_phase(status)
         if self._kind == "agent_execution":
             yield from self._of_agent(status)
         else:
             yield from self._of_workflow(status)
+        # A phase begins before what is done in it, and the last one is the end of all.
+        yield from self._new_phase(status)
+
+    def _new_phase(self, status: Any) -> Iterator[Entry]:
         if self.phase != self._phase:
             self._phase = self.phase
             facts = {"phase": phase_name(self._kind, self.phase), "error": status.error}
