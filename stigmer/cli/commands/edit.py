@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 SAVE_ATTEMPTS = 5
 """How often it is saved anew because the status, which nobody edits, has moved meanwhile."""
+
+OPENED_MAX = 3
+"""How often an editor that no terminal belongs to, a script, is opened: it may do the same for ever."""
 
 INTRODUCTION = """\
 # {what}, revision {revision}. Save and leave the editor to apply it; leave it as it is to change nothing.
@@ -119,7 +124,7 @@ class _Editing:
         shown = self._shown()
         problems: Sequence[str] = ()
         refused: StigmerError | None = None
-        while True:
+        for opened in itertools.count(1):
             self._file.write(self._introduction(problems) + shown)
             _edit(self._file.path)
             edited = _without_introduction(self._file.read())
@@ -137,6 +142,9 @@ class _Editing:
             except InvalidArgument as error:
                 refused = error
                 problems = error.message.splitlines()
+                if opened == OPENED_MAX and not sys.stdin.isatty():
+                    raise
+        raise AssertionError("unreachable: counting has no end")
 
     def _shown(self) -> str:
         from stigmer.cli.output import yaml_text

@@ -191,7 +191,8 @@ def _newest(source: Source, kind: str, wanted: Filter) -> Iterator[Resource]:
     from stigmer.errors import InvalidArgument
 
     for label in wanted.labels:
-        if not label.partition("=")[1]:
+        name, equals, _ = label.partition("=")
+        if not (name and equals):
             raise InvalidArgument("--label", f'"{label}" is not KEY=VALUE')
     phase = phase_number(kind, wanted.phase, "--phase") if wanted.phase else 0
     token = ""
