@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from stigmer import codec, config, wire
+from stigmer import codec, config, names, wire
 from stigmer.client import answers, attempts, requests
 from stigmer.client.attempts import Attempts
 from stigmer.client.resources import RemoteResources
@@ -261,6 +261,7 @@ class Client:
         Request and answer are serialized. It may be sent again while the daemon is restarted; it is applied once.
         """
         chosen = request_id or self._request_ids.next()
+        names.check_request_id(chosen)
         method: Callable[..., bytes] = self._channel.unary_unary(path)
         metadata = ((wire.REQUEST_ID_KEY, chosen),)
         return self._call(functools.partial(method, metadata=metadata), request, request_id=chosen)
