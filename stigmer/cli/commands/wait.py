@@ -59,7 +59,7 @@ def wait_command(invocation: Invocation, arguments: tuple[str, ...], condition: 
 
 
 def _wait_for_phase(client: Client, source: Source, reference: Reference, wanted: int, seconds: float | None) -> str:
-    from stigmer.cli.phases import FINAL, phase_name
+    from stigmer.cli.phases import phase_name
     from stigmer.cli.shown import find
     from stigmer.resources import kinds, methods
 
@@ -70,14 +70,13 @@ def _wait_for_phase(client: Client, source: Source, reference: Reference, wanted
     method = methods.method_of(kind, "subscribe")
     request = methods.request_with_id(method, found.id).SerializeToString()
     now = 0
+    # The states end with the one in which the execution does.
     try:
         for state in client.subscribe(method.path, request, timeout=seconds):
             message: Any = kinds.parsed(kind, found.id, state)
             now = message.status.phase
             if now == wanted:
                 return f"{what} {phase_name(found.kind, now)}"
-            if now in FINAL:
-                break
     except NotFound as error:
         raise NotFound(found.kind, found.id, message=f"{what} was deleted while it was waited for") from error
     except OutcomeUnknown as error:
