@@ -129,8 +129,8 @@ def _bring_together(kind: Kind, report: Report, stored: dict[int, list[bytes]], 
             keeps_all = True
     for name, key in keyed.items():
         number = numbers[name]
-        if number in given and number in stored:
-            given[number] = _by_key(kind, name, key, stored[number], given[number], keeps_all=keeps_all)
+        if number in given:
+            given[number] = _by_key(kind, name, key, stored.get(number, ()), given[number], keeps_all=keeps_all)
 
 
 def _by_key(
@@ -138,7 +138,7 @@ def _by_key(
 ) -> list[bytes]:
     """Bring two lists of messages together: what has the key of a stored entry changes it, field by field.
 
-    Entries without a key take the place of such entries that are stored, unless all are to be kept.
+    Entries without a key take the places of such entries that are stored, unless all are to be kept.
     """
     status: Any = GetMessageClass(_status(kind))
 
@@ -146,26 +146,27 @@ def _by_key(
         return next((getattr(entry, key) for entry in getattr(status.FromString(occurrence), name)), "")
 
     number = _numbers(kind)[name]
-    given_keys = [key_of(occurrence) for occurrence in given]
-    replaces_unnamed = "" in given_keys and not keeps_all
+    rest = {place: (key_of(occurrence), occurrence) for place, occurrence in enumerate(given)}
+    unnamed = [place for place, (its_key, _) in rest.items() if not its_key and not keeps_all]
+    replaces_unnamed = bool(unnamed)
     merged: list[bytes] = []
-    places: dict[str, int] = {}
+    at: dict[str, int] = {}
     for occurrence in stored:
-        found = key_of(occurrence)
-        if found:
-            places[found] = len(merged)
+        its_key = key_of(occurrence)
+        if its_key:
+            at[its_key] = len(merged)
         elif replaces_unnamed:
-            continue
+            if not unnamed:
+                continue
+            _, occurrence = rest.pop(unnamed.pop(0))
         merged.append(occurrence)
-    for occurrence, found in zip(given, given_keys, strict=True):
-        if found in places:
-            place = places[found]
-            merged[place] = fields.of_bytes(
-                number, fields.join(_fields_in(merged[place], number) | _fields_in(occurrence, number))
-            )
+    for its_key, occurrence in rest.values():
+        if its_key in at:
+            both = _fields_in(merged[at[its_key]], number) | _fields_in(occurrence, number)
+            merged[at[its_key]] = fields.of_bytes(number, fields.join(both))
             continue
-        if found:
-            places[found] = len(merged)
+        if its_key:
+            at[its_key] = len(merged)
         merged.append(occurrence)
     return merged
 

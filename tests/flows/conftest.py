@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from daemon.support import DaemonProcess
+
 from flows.support import Client
 
 

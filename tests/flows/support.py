@@ -159,9 +159,7 @@ def instance(name: str, agent_id: str) -> Any:
 def session(name: str, instance_id: str) -> Any:
     """Give a session."""
     spec = session_pb2.SessionSpec(agent_instance_id=instance_id, subject="A subject")
-    return session_pb2.Session(
-        api_version=API_VERSION, kind="Session", metadata=metadata(name, IDENTITY), spec=spec
-    )
+    return session_pb2.Session(api_version=API_VERSION, kind="Session", metadata=metadata(name, IDENTITY), spec=spec)
 
 
 def execution(*, agent_id: str = "", session_id: str = "", name: str = "run") -> Any:
@@ -196,9 +194,7 @@ def workflow(name: str, secrets: Mapping[str, str] | None = None) -> Any:
     task.task_config.update({"seconds": 1})
     if secrets is not None:
         spec.env_spec.CopyFrom(variables(secrets))
-    return workflow_pb2.Workflow(
-        api_version=API_VERSION, kind="Workflow", metadata=metadata(name, PLATFORM), spec=spec
-    )
+    return workflow_pb2.Workflow(api_version=API_VERSION, kind="Workflow", metadata=metadata(name, PLATFORM), spec=spec)
 
 
 def workflow_instance(name: str, workflow_id: str) -> Any:

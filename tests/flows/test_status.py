@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-
 from daemon.support import DaemonProcess
+
 from flows.support import (
     CANCELLED,
     COMPLETED,
@@ -138,8 +138,8 @@ def test_tasks_without_ids_replace_each_other(client: Client, wex: str) -> None:
         status.tasks.add(task_id=name)
         answered = client.report("workflow_execution", wex, status)
     assert [(task.task_id, task.task_name) for task in answered.status.tasks] == [
-        ("first", ""),
         ("", "second"),
+        ("first", ""),
         ("second", ""),
     ]
 
@@ -334,7 +334,7 @@ def test_an_update_leaves_the_status_alone(client: Client, kind: str) -> None:
 
 @each_kind
 def test_the_same_report_again_and_again_does_not_grow(client: Client, daemon: DaemonProcess, kind: str) -> None:
-    """After a thousand reports of one status, with unknown fields wherever they can be, the value is as large as after one."""
+    """After a thousand reports of one status, with unknown fields wherever they can be, the size is the first one."""
     id = new_execution(client, kind)
     status = STATUSES[kind](phase=IN_PROGRESS, error="e")
     status.MergeFromString(UNKNOWN)
