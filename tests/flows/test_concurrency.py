@@ -265,7 +265,7 @@ def orphans(store: Any) -> list[str]:
 
 
 def test_deletes_beside_everything_else_leave_no_orphan(tmp_path: Path) -> None:
-    """Whatever is created, configured, reported and deleted at once: what is left has its parents, and views are right."""
+    """Whatever is created, configured, reported and deleted at once: what is left has its parents."""
     shuffled = random.Random(1)
     with DaemonProcess(tmp_path / "data") as process, Client(process.address) as client:
         for round in range(6):
@@ -344,10 +344,7 @@ def test_an_execution_stays_where_it_is(client: Client) -> None:
     wanted.metadata.id = run.metadata.id
     wanted.spec.workflow_id = ""
     assert client.call("workflow_execution", "update", wanted).spec == run.spec
-    for field in ("workflow_id", "workflow_instance_id"):
-        elsewhere = workflow_execution(
-            **{"workflow_id": "not-there"} if field == "workflow_id" else {"instance_id": "n"}
-        )
+    for elsewhere in (workflow_execution(workflow_id="not-there"), workflow_execution(instance_id="not-there")):
         elsewhere.metadata.id = run.metadata.id
         assert code_of(client.begin("workflow_execution", "update", elsewhere)) is NOT_FOUND
     child = client.call("workflow_instance", "create", workflow_instance(unique("i"), made.metadata.id))
