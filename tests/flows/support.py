@@ -67,9 +67,13 @@ class Client:
 
     def begin(self, kind: str, name: str, request: Any, request_id: str = "") -> Any:
         """Begin a call; give its future."""
+        return self.begin_raw(kind, name, request.SerializeToString(), request_id)
+
+    def begin_raw(self, kind: str, name: str, request: bytes, request_id: str = "") -> Any:
+        """Begin a call with bytes that may be no message; give its future."""
         method = method_of(kind, name)
         call = self._channel.unary_unary(
-            method.path, type(request).SerializeToString, message_class(method.response.full_name).FromString
+            method.path, response_deserializer=message_class(method.response.full_name).FromString
         )
         metadata = ((REQUEST_ID_KEY, request_id),) if request_id else ()
         return call.future(request, timeout=LIMIT_SECONDS, metadata=metadata, wait_for_ready=True)
