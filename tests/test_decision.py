@@ -402,10 +402,11 @@ def operation_of(wanted: list[Any]) -> Callable[[State], Any]:
 
 
 def looked(state: State) -> Any:
+    by_tag = {tag: list(state.find_ids("agent", "tag", tag)) for tag in TAGS}
     found = {id: one for id in IDS if (one := state.get("agent", id)) is not None}
     return (
         {id: (sorted(agent_pb2.Agent.FromString(one.value).metadata.tags), one.revision) for id, one in found.items()},
-        {tag: list(state.find_ids("agent", "tag", tag)) for tag in TAGS},
+        by_tag,
     )
 
 
