@@ -245,6 +245,8 @@ class Decision:
         self.pending: list[Ticket] = []
         """The accepted, and those whose answer rests on one: all that this group has still to make true."""
         self.commits: list[FoldCommit] = []
+        self.size = 0
+        """Of what is accepted, in bytes."""
         self._requests = projector.view(Requests)
         self._base = base
         self._next_revision = next_revision
@@ -287,6 +289,7 @@ class Decision:
         if request_id:
             self._answered[request_id] = ticket.committed
         self._next_revision = fold.last_revision + 1
+        self.size += len(ticket.payload)
         self.accepted.append(ticket)
         self.pending.append(ticket)
         self.commits.append(fold)

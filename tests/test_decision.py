@@ -186,6 +186,35 @@ def test_two_who_count_lose_nothing(store: Store) -> None:
     assert store.get("note", "n").value == b"400"
 
 
+def test_operations_that_write_much_do_not_all_share_a_group(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What operations come to ends a group as it grows, for nobody knows it before; none is lost or out of order."""
+    monkeypatch.setattr(config, "GROUP_BYTES_MAX", 100_000)
+    sizes: list[int] = []
+    append = store._log.append
+
+    def noted(entries: Any, time_ns: int) -> Any:
+        sizes.append(sum(len(entry.payload) for entry in entries))
+        return append(entries, time_ns)
+
+    monkeypatch.setattr(store._log, "append", noted)
+
+    def grow(state: State) -> None:
+        found = state.get("note", "a")
+        state.save("note", "a", (found.value if found is not None else bytes(30_000)) + b"x")
+
+    group = Group(store)
+    with standing_still(store):
+        for _ in range(20):
+            group.operate(grow)
+        group.commit(Save("note", "b", b""))
+    answers = group.answers()
+    assert [answer.committed for answer in answers] == [Committed(n, n) for n in range(1, 22)]  # type: ignore[arg-type, union-attr]
+    assert len(store.get("note", "a").value) == 30_020
+    assert len(sizes) == 6
+    assert max(sizes) < 100_000 + 40_000
+    assert store._writer._queue_bytes == 0
+
+
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
