@@ -16,11 +16,13 @@ from stigmer.errors import InvalidArgument, NotFound
 from stigmer.model import Resource
 from stigmer.resources import creation, rules, sealing, special, status
 from stigmer.resources.kinds import Kind
-from stigmer.resources.state import ResourceStore, Where
+from stigmer.resources.state import IndexedPage, ResourceStore, Where
 from stigmer.vault import Vault
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
+PAGE_BYTES_MAX = 4 * 1024 * 1024 - 64 * 1024
+"""The platform's clients take messages of 4 MiB, and a page has an envelope."""
 
 
 class Listed(NamedTuple):
@@ -95,22 +97,38 @@ class Reading:
             hint="give the organization, or the id",
         )
 
-    def list(
-        self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "", page: int = 0
-    ) -> Listed:
+    def list(self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "") -> Listed:
         """Give the resources of a kind for which every condition holds, newest first.
 
-        A page token of digits is the number of a page, counted from 1.
+        A page ends early where its values would not fit into one message; one value is given in any case.
         """
-        size = PAGE_SIZE_DEFAULT if page_size <= 0 else min(page_size, PAGE_SIZE_MAX)
-        if page_token.isascii() and page_token.isdigit() and len(page_token) < 10:
-            page, page_token = int(page_token), ""
-        found = self.store.list_indexed(kind.name, where, size, page_token, max(page, 1) if not page_token else 0)
+        found = self._page(kind, where, size_of_page(page_size), page_token)
         resources = [self.revealed(resource_of(row)) for row in found.rows]
         return Listed(resources, found.next_page_token, found.total)
 
+    def list_numbered(self, kind: Kind, where: Sequence[Where], page_size: int, page: int) -> tuple[Listed, int]:
+        """Do the same for a page by its number, counted from 1; give with it how many pages there are.
+
+        A page begins where the one before ended, so that none of them leaves out what did not fit. Where they end early
+        there are more of them than was said at first, and each says so anew.
+        """
+        size = size_of_page(page_size)
+        token, seen = "", 0
+        for _ in range(1, page):
+            found = self._page(kind, where, size, token)
+            seen += len(found.rows)
+            token = found.next_page_token
+            if not token:
+                return Listed([], "", found.total), -(-found.total // size)
+        listed = self.list(kind, where, size, token)
+        left = max(0, listed.total - seen - len(listed.resources))
+        return listed, (page if listed.resources else 0) + -(-left // size)
+
     def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
-        """Answer a typed list: give what is found, and how many pages it has."""
+        """Answer a typed list: give what is found, and how many pages it has.
+
+        A request has a token, or the number of a page, which may also stand in the token's place.
+        """
         rules.require_valid(request)
         condition = special.of(kind.name).lists.get(method)
         where: list[Where] = list(condition(self.store, request)) if condition is not None else []
@@ -118,9 +136,18 @@ class Reading:
             where.append(("phase", (str(request.phase),)))
         where += (("tag", (tag,)) for tag in dict.fromkeys(getattr(request, "tags", ())))
         size, token, page = _paging(request)
-        listed = self.list(kind, where, size, token, page)
-        size = PAGE_SIZE_DEFAULT if size <= 0 else min(size, PAGE_SIZE_MAX)
-        return listed, -(-listed.total // size)
+        if not token or (token.isascii() and token.isdigit() and len(token) < 10):
+            return self.list_numbered(kind, where, size, max(page, int(token or 0), 1))
+        listed = self.list(kind, where, size, token)
+        return listed, -(-listed.total // size_of_page(size))
+
+    def _page(self, kind: Kind, where: Sequence[Where], size: int, page_token: str) -> IndexedPage:
+        found = self.store.list_indexed(kind.name, where, size, page_token, bytes_max=PAGE_BYTES_MAX)
+        rows = found.rows
+        if len(rows) > 1 and sum(map(len, rows)) > PAGE_BYTES_MAX:
+            # The last one went beyond.
+            return self.store.list_indexed(kind.name, where, len(rows) - 1, page_token, bytes_max=PAGE_BYTES_MAX)
+        return found
 
     def revealed(self, resource: Resource) -> Resource:
         """Give a stored resource with readable secrets."""
@@ -159,6 +186,11 @@ class Reading:
             return self.store.get(kind.name, id)
         except NotFound as error:
             raise creation.not_found(kind, id) from error
+
+
+def size_of_page(asked: int) -> int:
+    """Give how many resources a page has at the most, for what a request says."""
+    return PAGE_SIZE_DEFAULT if asked <= 0 else min(asked, PAGE_SIZE_MAX)
 
 
 def _paging(request: Any) -> tuple[int, str, int]:

@@ -87,7 +87,7 @@ class ResourceStore(Protocol):
         """Give what an index has under a text, oldest first."""
 
     def list_indexed(
-        self, kind: str, where: Sequence[Where], limit: int, page_token: str = "", page: int = 0
+        self, kind: str, where: Sequence[Where], limit: int, page_token: str = "", *, bytes_max: int
     ) -> IndexedPage:
         """Give the resources of a kind for which every condition holds, newest first."""
 
