@@ -398,8 +398,8 @@ def test_a_state_of_which_nothing_is_sent(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_callers_that_go_away(tmp_path: Path) -> None:
-    """Nothing is left of a call that was cancelled while it waited, or while its window was full."""
+def test_callers_that_go_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left of a call that was cancelled while it waited, or while its window was full; it is no error."""
 
     async def test(served: Served) -> None:
         await served.save("a", b"v")
@@ -418,6 +418,25 @@ def test_callers_that_go_away(tmp_path: Path) -> None:
         assert await served.revisions("a") == [revision]
 
     run(tmp_path, test)
+    assert not caplog.records
+
+
+def test_a_connection_that_goes_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left of its calls, some with a message under way, and it is no error."""
+
+    async def test(served: Served) -> None:
+        await served.save("b", LARGE)
+        calls = [served.subscribe("b") for _ in range(20)]
+        await asyncio.gather(*map(next_of, calls))
+        for _ in range(10):
+            await served.save("b", LARGE)
+        await served.channel.close()
+        for _ in calls:
+            await served.ended.get()
+        assert_no_trace(served)
+
+    run(tmp_path, test)
+    assert not caplog.records
 
 
 def test_the_end_of_the_daemon(tmp_path: Path) -> None:
@@ -528,8 +547,6 @@ def test_sending_is_bounded(tmp_path: Path) -> None:
 
         _, *sequences = await asyncio.gather(asyncio.to_thread(save_all), *map(rest_of, calls))
         seconds = time.monotonic() - started + watches._SAVED_SECONDS
-        assert (
-            sum(map(len, sequences)) <= seconds * watches._LOOP_SHARE / watches._SEND_SECONDS + watches._TURNS_AT_ONCE
-        )
+        assert sum(map(len, sequences)) <= seconds * watches._LOOP_SHARE / watches._SEND_SECONDS + 20
 
     run(tmp_path, test)
