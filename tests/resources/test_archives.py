@@ -352,6 +352,7 @@ def test_names_that_only_some_readers_take_for_one() -> None:
         (Part(b"a", b"x", method=12), "method 12"),
         (Part(b"a", b"x", method=9), "method 9"),
         (Part(b"a", b"x", needed=64), "version 64"),
+        (Part(b"/etc/passwd", b"x"), '"/etc/passwd" is an absolute path'),
         (Part(b"\xff", flags=UTF8), "not in UTF-8 as it says"),
         (Part(b"\x81", extra=unicode_path(b"\xff", b"\x81")), "second name that is not in UTF-8"),
     ],
