@@ -20,6 +20,7 @@ from stigmer import codec, commits
 from stigmer.errors import AlreadyExists, Conflict, CorruptView, NotFound, StigmerError
 from stigmer.model import Committed, Delete, Revision, Save
 from stigmer.views import index, snapshot, terms
+from stigmer.views.environment import DAMAGE
 from stigmer.views.index import Index, Overlay
 from stigmer.views.keys import checked_key_of, parts_of
 from stigmer.views.projector import Projector
@@ -253,6 +254,7 @@ class Decision:
     def take(self, ticket: Ticket) -> None:
         """Accept a commit and number it, or put the answer into its ticket."""
         ticket.committed = ticket.error = None
+        ticket.is_repeat = False
         request_id = ticket.request_id
         if request_id:
             if request_id in self._answered:
@@ -295,8 +297,8 @@ class Decision:
         state = State(self._base)
         try:
             ticket.told = operation(state)
-        except StigmerError:
-            raise
+        except (StigmerError, *DAMAGE):
+            raise  # damage is mended, and then the operation is called again
         except Exception as error:
             # A bug of the operation's owner: it is refused, and the others of the group go on.
             _logger.exception("an operation failed")

@@ -148,7 +148,7 @@ class Resources(Reading):
         def operation(state: State) -> Written:
             if not metadata.id and id not in state.find_ids(kind.name, "slug", metadata.slug):
                 raise Stale(kind, id)
-            return writing.configure(state, kind, id, wanted, sealer, only_if_changed=False)
+            return writing.configure(state, kind, id, wanted, sealer, self.random, only_if_changed=False)
 
         return self._write_one(kind, operation, size=wanted.ByteSize(), sealer=sealer)
 
@@ -310,7 +310,7 @@ class Resources(Reading):
             return writing.create(state, kind, one.draft, one.sealer, self.random)
         if one.sealer.has_key and id != one.id:
             raise Stale(kind, one.id)
-        return writing.configure(state, kind, id, one.message, one.sealer, only_if_changed=True)
+        return writing.configure(state, kind, id, one.message, one.sealer, self.random, only_if_changed=True)
 
     def _applied(self, written: Sequence[Written], done: Transacted | None) -> list[Applied]:
         revisions: dict[tuple[str, str], int] = {}

@@ -69,13 +69,18 @@ def create(state: State, kind: Kind, draft: Message, sealer: Sealer, random: Ran
     return Written(kind, id, value)
 
 
-def configure(state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer, *, only_if_changed: bool) -> Written:
-    """Give a stored resource the spec and the metadata of `wanted`. Raises `NotFound`."""
+def configure(
+    state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer, random: Random, *, only_if_changed: bool
+) -> Written:
+    """Give a stored resource spec and metadata of `wanted`. Raises `NotFound`, and what a special finds wrong."""
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
     current: Any = kinds.parsed(kind, id, found.value)
     message = _configured(current, wanted)
+    its = special.of(kind.name)
+    if its.configured is not None:
+        its.configured(Creation(state, kind, message, random), current)
     sealer.seal(message, current)
     if only_if_changed and codec.value_bytes(message) == codec.value_bytes(current):
         return Written(kind, id, found.value, is_changed=False, revision=found.revision, before=found.value)

@@ -31,8 +31,20 @@ def _complete(creation: Creation) -> None:
     execution.status.phase = PENDING
 
 
+def _configured(creation: Creation, stored: Any) -> None:
+    """An execution stays with its workflow and its instance where none is named; others must be there."""
+    spec = creation.message.spec
+    for kind_name, field in (("workflow", "workflow_id"), ("workflow_instance", "workflow_instance_id")):
+        was = getattr(stored.spec, field)
+        setattr(spec, field, getattr(spec, field) or was)
+        if getattr(spec, field) != was:
+            creation.need(kind_name, getattr(spec, field))
+
+
 def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
     return [("workflow", (request.workflow_id,))]
 
 
-SPECIAL = Special(slug_is_unique=False, complete=_complete, lists={"listByWorkflow": _of_workflow})
+SPECIAL = Special(
+    slug_is_unique=False, complete=_complete, configured=_configured, lists={"listByWorkflow": _of_workflow}
+)

@@ -22,6 +22,11 @@ def _complete(creation: Creation) -> None:
         )
 
 
+def _configured(creation: Creation, stored: Any) -> None:
+    if creation.message.spec.workflow_id != stored.spec.workflow_id:
+        _complete(creation)
+
+
 def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
     return [("workflow", (request.workflow_id,))]
 
@@ -29,5 +34,6 @@ def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
 SPECIAL = Special(
     children=(("workflow_execution", "workflow_instance"),),
     complete=_complete,
+    configured=_configured,
     lists={"getByWorkflow": _of_workflow},
 )
