@@ -19,7 +19,7 @@ from stigmer.resources import creation, fields, kinds, special
 from stigmer.resources.creation import Creation, Random
 from stigmer.resources.kinds import Kind
 from stigmer.resources.sealing import Sealer
-from stigmer.resources.state import State
+from stigmer.resources.state import Found, State
 from stigmer.vault import KeyId
 
 
@@ -95,17 +95,18 @@ def delete(state: State, kind: Kind, id: str, retire: Retire) -> list[Gone]:
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
-    return list(_delete(state, kind.name, id, found.value, retire, is_target=True))
+    return list(_delete(state, kind.name, id, found, retire, is_target=True))
 
 
-def _delete(state: State, kind_name: str, id: str, value: bytes, retire: Retire, *, is_target: bool) -> Iterator[Gone]:
+def _delete(state: State, kind_name: str, id: str, found: Found, retire: Retire, *, is_target: bool) -> Iterator[Gone]:
     for child_kind, index_name in special.of(kind_name).children:
         for child_id in state.find_ids(child_kind, index_name, id):
             child = state.get(child_kind, child_id)
             if child is not None:
-                yield from _delete(state, child_kind, child_id, child.value, retire, is_target=False)
-    state.delete(kind_name, id)
-    yield Gone(kind_name, id, value, is_target, retire(kind_name, id))
+                yield from _delete(state, child_kind, child_id, child, retire, is_target=False)
+    # With the revision, so that what it was can be found in the log when the request is repeated.
+    state.delete(kind_name, id, found.revision or None)
+    yield Gone(kind_name, id, found.value, is_target, retire(kind_name, id))
 
 
 def _configured(current: Message, wanted: Message) -> Any:
@@ -126,7 +127,7 @@ def _configured(current: Message, wanted: Message) -> Any:
 def _left_out(descriptor: Descriptor, stored: bytes, given: bytes) -> bytes:
     """Give the unknown fields of a stored message that a given one does not have, in the messages inside too."""
     mine, theirs = fields.split(stored), fields.split(given)
-    left_out = []
+    left_out: list[bytes] = []
     for number, occurrences in mine.items():
         field = descriptor.fields_by_number.get(number)
         if field is None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from daemon.support import DaemonProcess
+
 from typed.support import Services
 
 

@@ -1,7 +1,7 @@
 """A plain client of the platform's services, as other programs have one, and messages to send.
 
-Knows nothing of the daemon but its address: methods and types come from the contract's wire.txt, calls go over a channel
-of gRPC's own.
+Knows nothing of the daemon but its address: methods and types come from the contract's wire.txt, calls go over a
+channel of gRPC's own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
-
-from resources.contract import contract
 from resources.contract import Method as ContractMethod
+from resources.contract import contract
+
 from stigmer import wire
 from stigmer.model import Event
-from stigmer.pb import agentic, log_pb2, store_pb2
+from stigmer.pb import agentic, store_pb2
 from stigmer.wire import ERROR_DETAIL_KEY, NEXT_PAGE_TOKEN_KEY, REQUEST_ID_KEY
 
 for _module in pkgutil.iter_modules(agentic.__path__):
@@ -238,7 +238,12 @@ def unknown(*numbers: int, content: bytes = b"from a newer client") -> bytes:
     """Give fields that no message has, serialized: of bytes, and as a varint, a fixed32 and a fixed64."""
     written = b""
     for number in numbers or (9001,):
-        for wire_type, value in ((2, wire_varint(len(content)) + content), (0, b"\x05"), (5, b"abcd"), (1, b"abcdefgh")):
+        for wire_type, value in (
+            (2, wire_varint(len(content)) + content),
+            (0, b"\x05"),
+            (5, b"abcd"),
+            (1, b"abcdefgh"),
+        ):
             written += wire_varint(number << 3 | wire_type) + value
             number += 1
     return written

@@ -1,4 +1,4 @@
-"""What the daemon serves, as a client that asks it finds it: the contract's services, and nothing of what it leaves out."""
+"""What the daemon serves, as a client that asks finds it: the contract's services, but for the one that it leaves out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from pathlib import Path
 
 import grpc
 import pytest
+from daemon.support import ANY_PORT, DaemonProcess
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-from daemon.support import ANY_PORT, DaemonProcess
 from resources.contract import contract
-from typed.support import KINDS, METHODS, Refused, Services, creatable, make
+
+from typed.support import KINDS, METHODS, KindFacts, Refused, Services, creatable, make
 
 RUNNER = "ai.stigmer.agentic.workflowrunner.v1.WorkflowRunnerServiceController"
 
 
-def _ask(services: Services, request: reflection_pb2.ServerReflectionRequest) -> reflection_pb2.ServerReflectionResponse:
+def _ask(
+    services: Services, request: reflection_pb2.ServerReflectionRequest
+) -> reflection_pb2.ServerReflectionResponse:
     stub = reflection_pb2_grpc.ServerReflectionStub(services.channel)
     return next(iter(stub.ServerReflectionInfo(iter([request]), timeout=30)))
 
@@ -66,8 +68,8 @@ def test_every_address_serves_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "skill"], ids=lambda kind: kind.name)
-def test_kinds_are_what_the_contract_says(services: Services, kind: object) -> None:
-    """Ids begin with the kind's prefix, the store has the message's bytes under `kind/id`, both constants are checked."""
+def test_kinds_are_what_the_contract_says(services: Services, kind: KindFacts) -> None:
+    """Ids have the kind's prefix, the store has the message's bytes under `kind/id`, both constants are checked."""
     before = services.revision
     service = services.of(kind)
     message = creatable(services, kind.name, f"Constants {kind.name}")
@@ -91,7 +93,7 @@ def test_kinds_are_what_the_contract_says(services: Services, kind: object) -> N
 
 @pytest.mark.parametrize("scope", range(4))
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "skill"], ids=lambda kind: kind.name)
-def test_owner_scopes_are_those_of_the_kind(services: Services, kind: object, scope: int) -> None:
+def test_owner_scopes_are_those_of_the_kind(services: Services, kind: KindFacts, scope: int) -> None:
     """Each kind takes the scopes that the contract lists for it, and refuses the others, naming the field."""
     message = creatable(services, kind.name, f"Scope {kind.name} {scope}")
     message.metadata.owner_scope = scope

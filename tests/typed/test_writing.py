@@ -71,7 +71,7 @@ def test_slug_is_made_of_the_name(services: Services, name: str, slug: str | Non
     """Lower case, spaces to "-", all else dropped, runs of "-" folded, ends trimmed; nothing left is refused."""
     message = make("mcp_server", name, org=f"of {name}")
     if slug is None:
-        with pytest.raises(Refused, match="metadata.name"):
+        with pytest.raises(Refused, match=r"metadata\.name: "):
             services.mcp_server.create(message)
         return
     made = services.mcp_server.create(message)
@@ -290,7 +290,7 @@ def test_update_of_what_is_not_there(services: Services) -> None:
         with pytest.raises(Refused) as caught:
             services.mcp_server.update(make("mcp_server", "Is There", **metadata))
         assert (caught.value.code, caught.value.message) == (grpc.StatusCode.NOT_FOUND, f"McpServer not found: {ref}")
-    with pytest.raises(Refused, match="metadata: .*neither id nor slug") as caught:
+    with pytest.raises(Refused, match=r"metadata: .*neither id nor slug") as caught:
         services.mcp_server.update(make("mcp_server", "Is There"))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
