@@ -132,9 +132,9 @@ class State:
         self.changes.append(Save(kind, id, held))
         self._note(kind, checked_key_of(kind, id), held)
 
-    def delete(self, kind: str, id: str) -> None:
-        """Let the commit delete a resource."""
-        self.changes.append(Delete(kind, id))
+    def delete(self, kind: str, id: str, expected_revision: int | None = None) -> None:
+        """Let the commit delete a resource; the log keeps the revision of its last event, where that is given."""
+        self.changes.append(Delete(kind, id, expected_revision))
         self._note(kind, checked_key_of(kind, id), None)
 
     def _note(self, kind: str, key: bytes, value: bytes | None) -> None:

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from stigmer import artifacts, codec
-from stigmer.errors import InvalidArgument
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import archives, creation, identity, kinds, rules
 from stigmer.resources.archives import Archive
@@ -21,7 +20,7 @@ from stigmer.resources.kinds import Kind
 from stigmer.resources.special.instances import ORGANIZATION
 from stigmer.resources.special.skill import TAG, VERSION, version_id
 from stigmer.resources.state import State
-from stigmer.resources.verbs import Resources, Write
+from stigmer.resources.verbs import Resources, Write, used_before
 from stigmer.resources.writing import Written
 
 PLATFORM = 1
@@ -55,7 +54,7 @@ def push(resources: Resources, kind: Kind, request: Any) -> Write:
         for event in reversed(events):
             if event.kind == kind.name and event.op is Op.SAVE:
                 return event.value
-        raise InvalidArgument("request_id", "was used before, for something else")
+        raise used_before()
 
     def undo() -> None:
         held.close()

@@ -41,8 +41,8 @@ class State(Protocol):
     def save(self, kind: str, id: str, value: bytes | Message) -> None:
         """Let the commit save a resource."""
 
-    def delete(self, kind: str, id: str) -> None:
-        """Let the commit delete a resource."""
+    def delete(self, kind: str, id: str, expected_revision: int | None = None) -> None:
+        """Let the commit delete a resource; the log keeps the revision of its last event, where that is given."""
 
 
 class IndexEntry(Protocol):

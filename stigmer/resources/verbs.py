@@ -166,11 +166,13 @@ class Resources(Reading):
             self._clear_away(gone)
             return value
 
-        def repeat(_events: Sequence[Event]) -> bytes:
-            # What it was is gone; that it was it, and is no more, can still be said.
-            message: Any = kind.message_class(api_version=creation.API_VERSION, kind=kind.message_name)
-            message.metadata.id = id
-            return bytes(message.SerializeToString())
+        def repeat(events: Sequence[Event]) -> bytes:
+            gone = next((one for one in events if (one.op, one.kind, one.id) == (Op.DELETE, kind.name, id)), None)
+            if gone is None or gone.expected_revision is None:
+                raise used_before()
+            # Its secrets stay sealed: their keys were destroyed.
+            (last,) = self.store.events_between(gone.expected_revision, gone.expected_revision)
+            return last.value
 
         return Write(lambda state: writing.delete(state, kind, id, self.vault.retire), answer, repeat, is_quick=False)
 
@@ -268,7 +270,7 @@ class Resources(Reading):
             for event in reversed(events):
                 if event.kind == kind.name and event.op is Op.SAVE:
                     return sealing.reveal(kind.name, event.id, event.value, self.vault)
-            raise InvalidArgument("request_id", "was used before, for something else")
+            raise used_before()
 
         return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.discard)
 
@@ -379,6 +381,11 @@ def _only_planned(operation: Callable[[State], Any]) -> Callable[[State], Any]:
 def _keep_keys(_kind_name: str, _id: str) -> tuple[KeyId, ...]:
     """Retire nothing: for a delete that is only planned."""
     return ()
+
+
+def used_before() -> InvalidArgument:
+    """Make the error for a request id that somebody used for another request."""
+    return InvalidArgument("request_id", "was used before, for something else", hint="make a new one for each request")
 
 
 def kind_metadata(message: Message) -> Any:
