@@ -119,7 +119,7 @@ class Query:
 
     def _digest(self) -> bytes:
         """Give what tells this question from others: all but the size of its pages."""
-        asked = repr((self._kind, sorted(condition.terms for condition in self._conditions), self._newest_first))
+        asked = repr((sorted(condition.terms for condition in self._conditions), self._newest_first))
         return hashlib.sha256(asked.encode()).digest()[:_QUESTION_BYTES]
 
     def _place_in(self, page_token: str) -> bytes:
