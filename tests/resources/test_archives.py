@@ -391,6 +391,7 @@ NOBODYS = "is followed by bytes that belong to no entry"
         (skill(Part(b"a", b"xyz", local={"packed_bytes": 0})), OTHERWISE),
         (skill(Part(b"a", b"xyz", local={"unpacked_bytes": 0})), OTHERWISE),
         (skill(Part(b"a", b"xyz", local={"flags": 1})), OTHERWISE),
+        (skill(Part("ü".encode(), b"x", flags=UTF8, local={"flags": 0})), OTHERWISE),
         (skill(Part(b"\x81", b"x", local={"extra": unicode_path(b"b", b"\x81")})), OTHERWISE),
         (
             skill(
