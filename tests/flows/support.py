@@ -35,6 +35,7 @@ LIMIT_SECONDS = 60
 """A guard against hanging for ever; nothing is expected to take as long."""
 
 UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+QUICK_TO_RETURN = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
 
 AgentStatus = agentexecution_pb2.AgentExecutionStatus
 WorkflowStatus = workflowexecution_pb2.WorkflowExecutionStatus
@@ -50,7 +51,7 @@ class Client:
     """Calls methods by kind and name."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=UNLIMITED)
+        self._channel = grpc.insecure_channel(address, options=(*UNLIMITED, *QUICK_TO_RETURN))
 
     def __enter__(self) -> Client:
         return self
@@ -66,12 +67,16 @@ class Client:
 
     def begin(self, kind: str, name: str, request: Any, request_id: str = "") -> Any:
         """Begin a call; give its future."""
+        return self.begin_raw(kind, name, request.SerializeToString(), request_id)
+
+    def begin_raw(self, kind: str, name: str, request: bytes, request_id: str = "") -> Any:
+        """Begin a call with bytes that may be no message; give its future."""
         method = method_of(kind, name)
         call = self._channel.unary_unary(
-            method.path, type(request).SerializeToString, message_class(method.response.full_name).FromString
+            method.path, response_deserializer=message_class(method.response.full_name).FromString
         )
         metadata = ((REQUEST_ID_KEY, request_id),) if request_id else ()
-        return call.future(request, timeout=LIMIT_SECONDS, metadata=metadata)
+        return call.future(request, timeout=LIMIT_SECONDS, metadata=metadata, wait_for_ready=True)
 
     def get(self, kind: str, id: str) -> Any:
         """Get a resource."""
@@ -100,7 +105,7 @@ class Client:
         call = self._channel.unary_stream(
             method.path, method.request.SerializeToString, message_class(method.response.full_name).FromString
         )
-        return call(method.request(**{field: id}), timeout=LIMIT_SECONDS)
+        return call(method.request(**{field: id}), timeout=LIMIT_SECONDS, wait_for_ready=True)
 
 
 def message_class(full_name: str) -> Any:
