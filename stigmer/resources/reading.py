@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stigmer import names
+from stigmer import config, names
 from stigmer.artifacts import Artifacts, check_key
 from stigmer.codec import resource_of
 from stigmer.errors import InvalidArgument, NotFound
@@ -21,6 +21,8 @@ from stigmer.vault import Vault
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
+PAGE_BYTES_MAX = 4 * config.MIB - config.KIB
+"""A page of a list is one message, and existing clients receive at most 4 MiB."""
 
 
 class Listed(NamedTuple):
@@ -105,7 +107,8 @@ class Reading:
         size = PAGE_SIZE_DEFAULT if page_size <= 0 else min(page_size, PAGE_SIZE_MAX)
         if page_token.isascii() and page_token.isdigit() and len(page_token) < 10:
             page, page_token = int(page_token), ""
-        found = self.store.list_indexed(kind.name, where, size, page_token, max(page, 1) if not page_token else 0)
+        number = 0 if page_token else max(page, 1)
+        found = self.store.list_indexed(kind.name, where, size, page_token, number, PAGE_BYTES_MAX)
         resources = [self.revealed(resource_of(row)) for row in found.rows]
         return Listed(resources, found.next_page_token, found.total)
 
