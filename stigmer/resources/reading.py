@@ -60,7 +60,7 @@ class Reading:
             other_kind, other_id = other
             try:
                 return self.store.get(other_kind, other_id).value
-            except NotFound as error:
+            except (NotFound, InvalidArgument) as error:  # a tag that is too long to be part of an id is none
                 raise creation.not_found(kind, f"{reference.slug} {reference.version}") from error
         return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
 
