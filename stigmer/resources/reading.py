@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stigmer import names
+from stigmer import config, names
 from stigmer.artifacts import Artifacts, check_key
 from stigmer.codec import resource_of
 from stigmer.errors import InvalidArgument, NotFound
@@ -21,7 +21,7 @@ from stigmer.vault import Vault
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
-PAGE_BYTES_MAX = 4 * 1024 * 1024 - 64 * 1024
+PAGE_BYTES_MAX = 4 * config.MIB - 64 * config.KIB
 """The platform's clients take messages of 4 MiB, and a page has an envelope."""
 
 
@@ -60,7 +60,7 @@ class Reading:
             other_kind, other_id = other
             try:
                 return self.store.get(other_kind, other_id).value
-            except NotFound as error:
+            except (NotFound, InvalidArgument) as error:  # a tag that is too long to be part of an id is none
                 raise creation.not_found(kind, f"{reference.slug} {reference.version}") from error
         return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
 
@@ -142,12 +142,7 @@ class Reading:
         return listed, -(-listed.total // size_of_page(size))
 
     def _page(self, kind: Kind, where: Sequence[Where], size: int, page_token: str) -> IndexedPage:
-        found = self.store.list_indexed(kind.name, where, size, page_token, bytes_max=PAGE_BYTES_MAX)
-        rows = found.rows
-        if len(rows) > 1 and sum(map(len, rows)) > PAGE_BYTES_MAX:
-            # The last one went beyond.
-            return self.store.list_indexed(kind.name, where, len(rows) - 1, page_token, bytes_max=PAGE_BYTES_MAX)
-        return found
+        return self.store.list_indexed(kind.name, where, size, page_token, bytes_max=PAGE_BYTES_MAX)
 
     def revealed(self, resource: Resource) -> Resource:
         """Give a stored resource with readable secrets."""

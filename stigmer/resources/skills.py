@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from stigmer import artifacts, codec
+from stigmer.errors import InvalidArgument
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import archives, creation, identity, kinds, rules
 from stigmer.resources.archives import Archive
@@ -25,11 +26,15 @@ from stigmer.resources.writing import Written
 
 PLATFORM = 1
 READY = 2
+TAG_LENGTH_MAX = 128
+"""Of what is part of an id, together with that of the skill."""
 
 
 def push(resources: Resources, kind: Kind, request: Any) -> Write:
     """Make a version of a skill; the answer is the skill. Raises `InvalidArgument` for what is no artifact of one."""
     rules.require_valid(request)
+    if len(request.tag) > TAG_LENGTH_MAX:
+        raise InvalidArgument("tag", f"has {len(request.tag)} characters; at most {TAG_LENGTH_MAX} are allowed")
     archive = archives.inspect(request.artifact)
     wanted = _wanted(kind, request, archive)
     rules.require_valid(wanted)

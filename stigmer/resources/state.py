@@ -89,7 +89,7 @@ class ResourceStore(Protocol):
     def list_indexed(
         self, kind: str, where: Sequence[Where], limit: int, page_token: str = "", *, bytes_max: int
     ) -> IndexedPage:
-        """Give the resources of a kind for which every condition holds, newest first."""
+        """Give the resources of a kind for which every condition holds, newest first; in no more than so many bytes."""
 
     def transact(self, operation: Callable[[Any], Any], request_id: str | None = None) -> Transacted:
         """Make a commit that an operation decides."""

@@ -140,12 +140,12 @@ class Service:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(request: Any = None, /, request_id: str = "", metadata: Sequence[Any] = (), **fields: Any) -> Any:
-            return self.call(name, request, request_id, metadata, **fields).message
+            return self.call(name, request, request_id=request_id, metadata=metadata, **fields).message
 
         return call
 
     def call(
-        self, name: str, request: Any = None, request_id: str = "", metadata: Sequence[Any] = (), **fields: Any
+        self, name: str, request: Any = None, /, request_id: str = "", metadata: Sequence[Any] = (), **fields: Any
     ) -> Answer:
         """Call a method with a message, or with the fields of one; raises `Refused`."""
         method = self._methods[name]

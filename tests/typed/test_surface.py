@@ -1,4 +1,4 @@
-"""What the daemon serves, as a client that asks finds it: the contract's services but for one that it leaves out."""
+"""What the daemon serves, as a client that asks finds it: the contract's services, but for one."""
 
 from __future__ import annotations
 
