@@ -85,7 +85,7 @@ def not_found(kind: Kind, ref: str, *, hint: str | None = None) -> NotFound:
 
 def holder_of_slug(state: State, kind: Kind, slug: str, org: str) -> str | None:
     """Give the id of the resource that has a slug in an organization, or None where it is free."""
-    return next((id for id, its_org in state.find_ids(kind.name, "slug", slug).items() if its_org == org), None)
+    return next(iter(state.find_ids(kind.name, "slug", slug, org)), None)
 
 
 def check_free(state: State, kind: Kind, metadata: Any, *, slug_is_unique: bool) -> None:

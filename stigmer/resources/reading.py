@@ -82,7 +82,7 @@ class Reading:
         Where several organizations have the slug, the one that belongs to none is meant, if there is one; else it is
         `InvalidArgument`. Of executions, which may share a slug, the newest is meant.
         """
-        found = [one for one in self.store.find_ids(kind.name, "slug", slug) if not org or one.qualifier == org]
+        found = self.store.find_ids(kind.name, "slug", slug, org or None)
         if not found:
             raise creation.not_found(kind, slug, hint=f"see what is there: stigmer list {kind.plural}")
         if len(found) == 1 or not special.of(kind.name).slug_is_unique:

@@ -299,7 +299,7 @@ class Resources(Reading):
                 return self.store.get(kind.name, id).id
             except NotFound:
                 pass
-        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug) if one.qualifier == org), None)
+        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug, org)), None)
 
     def _apply(self, state: State, one: _Wanted) -> Written:
         kind, metadata = one.kind, one.draft.metadata
