@@ -105,8 +105,8 @@ def test_same_request_id_at_the_same_time(services: Services) -> None:
     assert len(services.commits(before)) == 1
 
 
-def test_request_id_of_another_request(services: Services) -> None:
-    """What was used for one thing is not an answer to another: INVALID_ARGUMENT, and nothing is written."""
+def test_request_id_of_another_request(services: Services, data_dir: Path) -> None:
+    """What was used for one thing is not an answer to another: INVALID_ARGUMENT, and nothing is written or kept."""
     made = services.agent.create(make("agent", "First Use"), request_id="first-use")
     server = services.mcp_server.create(make("mcp_server", "Second Use"))
     before = services.revision
@@ -119,6 +119,7 @@ def test_request_id_of_another_request(services: Services) -> None:
         with pytest.raises(Refused, match="INVALID_ARGUMENT: request_id: was used before"):
             again()
     assert services.revision == before
+    assert [path for path in (data_dir / "artifacts").rglob("*") if path.is_file()] == []
 
 
 def test_request_that_was_refused_can_be_made_again(services: Services) -> None:
