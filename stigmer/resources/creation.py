@@ -41,8 +41,9 @@ class Creation:
         found = self.state.get(kind_name, id)
         return None if found is None else kinds.parsed(named(kind_name), id, found.value)
 
-    def need(self, kind_name: str, id: str) -> Any:
-        """Give another resource as a message. Raises `NotFound`."""
+    def need(self, kind_name: str, id: str, field: str) -> Any:
+        """Give another resource, which a field names, as a message. Raises `NotFound`, `InvalidArgument`."""
+        names.check_id(id, field)
         found = self.find(kind_name, id)
         if found is None:
             raise not_found(named(kind_name), id)
