@@ -239,6 +239,13 @@ class Vault:
             raise
         return vault
 
+    @classmethod
+    def without_keys(cls, directory: str) -> Vault:
+        """Make the vault that opens nothing, to read a data directory whose secrets are not asked for."""
+        vault = cls(directory, "", None)
+        vault.close()
+        return vault
+
     def close(self) -> None:
         """Forget every key and close the file. Nobody may be using the vault."""
         with self._making, self._lock:

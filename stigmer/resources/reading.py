@@ -6,7 +6,8 @@ resources that it does not give out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from stigmer import config, names
@@ -124,6 +125,15 @@ class Reading:
         left = max(0, listed.total - seen - len(listed.resources))
         return listed, (page if listed.resources else 0) + -(-left // size)
 
+    @staticmethod
+    def conditions(labels: Iterable[str], tags: Iterable[str], phase: int) -> builtins.list[Where]:
+        """Give the conditions that a resource has every label ("key=value"), every tag, and a phase unless it is 0."""
+        where: list[Where] = [("label", (label,)) for label in dict.fromkeys(labels)]
+        where += (("tag", (tag,)) for tag in dict.fromkeys(tags))
+        if phase:
+            where.append(("phase", (str(phase),)))
+        return where
+
     def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
         """Answer a typed list: give what is found, and how many pages it has.
 
@@ -132,9 +142,7 @@ class Reading:
         rules.require_valid(request)
         condition = special.of(kind.name).lists.get(method)
         where: list[Where] = list(condition(self.store, request)) if condition is not None else []
-        if getattr(request, "phase", 0):
-            where.append(("phase", (str(request.phase),)))
-        where += (("tag", (tag,)) for tag in dict.fromkeys(getattr(request, "tags", ())))
+        where += self.conditions((), getattr(request, "tags", ()), getattr(request, "phase", 0))
         size, token, page = _paging(request)
         if not token or (token.isascii() and token.isdigit() and len(token) < 10):
             return self.list_numbered(kind, where, size, max(page, int(token or 0), 1))

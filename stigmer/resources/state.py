@@ -83,9 +83,7 @@ class ResourceStore(Protocol):
     def get(self, kind: str, id: str) -> Resource:
         """Give a resource, or raise `NotFound`."""
 
-    def find_ids(
-        self, kind: str, index_name: str, text: str, qualifier: str | None = None
-    ) -> Sequence[IndexEntry]:
+    def find_ids(self, kind: str, index_name: str, text: str, qualifier: str | None = None) -> Sequence[IndexEntry]:
         """Give what an index has under a text, oldest first; with a qualifier (of a slug: the organization)."""
 
     def list_indexed(
