@@ -180,6 +180,7 @@ class Option(msgspec.Struct, frozen=True):
 OPTIONS: tuple[Option, ...] = (
     Option("addr", ADDR_DEFAULT, "Where the daemon is: HOST:PORT or unix:PATH.", "backend.local.endpoint"),
     Option("data-dir", "~/.stigmer/data", "The data directory.", "backend.local.data_dir"),
+    Option("key-file", "DATA/secret.key", "The file with the key of the secrets.", "backend.local.key_file"),
     Option("output", "table", "How to print: table, wide, yaml, json, jsonl or name."),
     Option("color", "auto", "Colour and progress bars: auto, always or never."),
     Option("timeout", "10s", "How long to wait for the daemon, such as 500ms, 10s or 2m."),

@@ -360,7 +360,7 @@ class Store:
         """Find which of many keys have another last event than that of the revision at which they were seen.
 
         `mark` is the one that the call before gave; None at the first. Quick, for it looks into the memory of the
-        views alone, a tenth of a microsecond for each key, and takes no lock. Memory has every event since the last
+        views alone, a fraction of a microsecond for each key, and takes no lock. Memory has every event since the last
         flush, so a key that it does not have has not changed, unless there was a flush since `mark`: then all such
         keys are `unsure`, to be looked up with `heads`.
         """
@@ -444,9 +444,10 @@ class Store:
         """Give one page of the resources of a kind to which all conditions hold, in the order of their creation.
 
         A condition is an index and texts, of which a resource must have one: `("phase", ("1", "2"))`. Without any, all
-        resources of the kind are listed. A page ends after `limit` rows (0: no limit) or once it has `bytes_max`
-        bytes. It begins where `page_token` says; without one, `page` - 1 times `limit` resources are left out. A
-        token goes on with the same conditions and order only. Raises `InvalidArgument`.
+        resources of the kind are listed. A page ends after `limit` rows (0: no limit), or before it would have
+        more than `bytes_max` bytes, but not before its first row. It begins where `page_token` says; without one,
+        `page` - 1 times `limit` resources are left out. A token goes on with the same conditions and order only.
+        Raises `InvalidArgument`.
         """
         return self._ask(
             Query(

@@ -25,6 +25,9 @@ from stigmer.pb import resources_pb2, store_pb2
 ERROR_DETAIL_KEY = "stigmer-error-bin"
 """The trailing metadata that holds a serialized `ErrorDetail`."""
 
+ERROR_TEXT_BYTES_MAX = 1_000
+"""The rest of an error's message is cut off, and of each fact. They travel as headers, of which clients take 8 KiB."""
+
 STORE_ID_KEY = "stigmer-store-id"
 """The initial metadata of a tail: which store answers. Revisions of another one mean nothing to the follower."""
 
@@ -32,7 +35,10 @@ REQUEST_BYTES_MAX = config.COMMIT_BYTES_MAX + 64 * config.KIB
 """The largest message the daemon receives: the largest commit, in its envelope."""
 
 ANSWER_BYTES_MAX = config.COMMIT_BYTES_MAX + 4 * config.MIB
-"""The largest message a client receives: the largest commit, in its envelope."""
+"""The largest message a client of the store's own services receives: the largest commit, in its envelope."""
+
+LARGEST_MESSAGE_BYTES = config.ARTIFACT_BYTES_MAX + config.MIB
+"""The largest message in either direction: an artifact of a skill, in its envelope."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -84,8 +90,16 @@ def status_of(error: StigmerError) -> str:
 
 
 def _text(value: str) -> str:
-    """Give text that protobuf takes: a path may hold bytes that are no UTF-8, as lone surrogates."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Give text that protobuf takes and that is short: a path may hold bytes that are no UTF-8, as lone surrogates."""
+    told = value.encode("utf-8", "backslashreplace")
+    if len(told) <= ERROR_TEXT_BYTES_MAX:
+        return told.decode("utf-8")
+    return told[: ERROR_TEXT_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
+
+
+def message_of(error: StigmerError) -> str:
+    """Give an error's message as it travels beside the status code."""
+    return _text(error.message)
 
 
 def detail_message(error: StigmerError) -> store_pb2.ErrorDetail:

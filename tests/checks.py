@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hypothesis import settings
 
-from stigmer.model import Event
+from stigmer import codec
+from stigmer.model import Event, IndexEntry, Revision
 from stigmer.store import Store
+from stigmer.views.terms import ALL, term_key, terms_of
+from stigmer.views.view import Databases, Transaction
 
 deterministic = settings(derandomize=True, deadline=None, database=None)
 """Hypothesis with the same examples in every run."""
@@ -25,7 +28,59 @@ def check_store(store: Store) -> list[Event]:
     assert store.count() == counts
     report = store.verify()
     assert (report.differences, report.examples, report.revision) == (0, [], len(events))
+    check_index(store, events)
     return events
+
+
+def check_index(store: Store, events: list[Event]) -> None:
+    """Check that the index has what the last events of the resources say, row by row, and lists it so."""
+    expected = index_of(
+        (event.kind, event.id, event.value if event.op == "save" else None, event.revision) for event in events
+    )
+    store._writer.flush()
+    entries, sizes = store._writer.projector.environment.read(index_rows)
+    assert entries == expected
+    assert sizes == {term: len(those) for term, those in expected.items()}
+    for term, those in expected.items():
+        kind, index, text = term.decode(errors="surrogateescape").split("\0")
+        if index == ALL:
+            page = store.list_indexed(kind)
+            assert page.total == len(those)
+            ids = [codec.resource_of(row).id for row in page.rows]
+            assert ids == [entry.id for entry in reversed(those)][: len(ids)]
+        elif term_key(kind, index, text) == term:  # no hash
+            assert store.find_ids(kind, index, text) == those
+
+
+def index_of(changes: Iterable[tuple[str, str, bytes | None, int]]) -> dict[bytes, list[IndexEntry]]:
+    """Give what the index has after changes (kind, id, value or None for a delete, revision): by term, oldest first."""
+    there: dict[tuple[str, str], tuple[int, bytes]] = {}
+    for kind, id, value, revision in changes:
+        if value is None:
+            del there[kind, id]
+        else:
+            there[kind, id] = (there.get((kind, id), (revision,))[0], value)
+    found: dict[bytes, list[IndexEntry]] = {}
+    for (kind, id), (created_revision, value) in sorted(there.items(), key=lambda one: one[1][0]):
+        for term in terms_of(kind, value):
+            entry = IndexEntry(id, term.qualifier.decode(errors="surrogateescape"), Revision(created_revision))
+            found.setdefault(term.key, []).append(entry)
+    return found
+
+
+def index_rows(
+    transaction: Transaction, databases: Databases
+) -> tuple[dict[bytes, list[IndexEntry]], dict[bytes, int]]:
+    """Give all entries that LMDB has, by term, and all sizes, by the places of the rows' parts alone."""
+    entries: dict[bytes, list[IndexEntry]] = {}
+    for key, row in transaction.cursor(db=databases["index.1"]):
+        kind, index, text, place = key.split(b"\0", 3)
+        entry = IndexEntry(
+            place[8:].decode(), row[4:].decode(errors="surrogateescape"), Revision(int.from_bytes(place[:8], "big"))
+        )
+        entries.setdefault(b"\0".join((kind, index, text)), []).append(entry)
+    sizes = {key: int.from_bytes(row[4:], "little") for key, row in transaction.cursor(db=databases["index_sizes.1"])}
+    return entries, sizes
 
 
 def fold(events: list[Event]) -> dict[tuple[str, str], tuple[bytes, int]]:

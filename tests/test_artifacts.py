@@ -101,7 +101,8 @@ def test_nothing_is_made_before_the_first_artifact(artifacts: Artifacts, directo
 def test_keys_are_those_of_what_is_stored(artifacts: Artifacts, directory: Path) -> None:
     """All are listed, in order; files of others are not, and stay when everything is collected."""
     keys = {artifacts.put(b"%d" % number) for number in range(300)} | {artifacts.put(b"")}
-    foreign = [directory / "README", path_of(directory).parent / "notes", directory / "zz" / ("0" * 64)]
+    misplaced = path_of(directory, key_of(b"0")).parent / path_of(directory, key_of(b"")).name
+    foreign = [directory / "README", misplaced.parent / "notes", misplaced, directory / "zz" / ("0" * 64)]
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_text("kept")
@@ -191,8 +192,8 @@ def test_what_is_held_is_not_removed(artifacts: Artifacts) -> None:
 
 def test_a_hold_ends_with_an_error_too(artifacts: Artifacts) -> None:
     """A push that fails leaves nothing that could not be collected."""
+    artifacts.put(CONTENT)
     with pytest.raises(ZeroDivisionError), artifacts.hold(KEY):
-        artifacts.put(CONTENT)
         raise ZeroDivisionError
     assert artifacts.collect(never) == [KEY]
 
@@ -350,7 +351,7 @@ while True:
         for key in found:
             assert key_of(artifacts.get(key)) == key
     assert artifacts.collect(always) == []
-    assert names_in(directory) == {key.removeprefix("sha256-") for key in artifacts.keys()}
+    assert names_in(directory) == {key.removeprefix("sha256-") for key in found}
 
 
 def test_a_full_disk(artifacts: Artifacts, directory: Path) -> None:

@@ -22,9 +22,14 @@ from stigmer.store import Store
 OPTIONS = StoreOptions(segment_bytes=4096, map_bytes=1 << 20)
 STEPS = 40
 
-kinds = st.sampled_from(["note", "task"])
+kinds = st.sampled_from(["note", "task", "agent"])
 ids = st.sampled_from(["a", "b", "a-b", "ä"])
-values = st.one_of(st.binary(max_size=20), st.integers(0, 3000).map(bytes))
+agents = st.builds(
+    lambda slug, tags: b"\x1a%c\x12\x01%b%b" % (3 + 3 * len(tags), slug, b"".join(b"\x42\x01" + tag for tag in tags)),
+    st.sampled_from([b"s", b"t"]),
+    st.lists(st.sampled_from([b"x", b"y", b"z"]), max_size=3),
+)
+values = st.one_of(st.binary(max_size=20), st.integers(0, 3000).map(bytes), agents)
 expected = st.sampled_from([None, None, None, "none", "right", "wrong"])
 request_ids = st.one_of(st.none(), st.sampled_from(["r1", "r2", "r3"]), st.uuids(version=4).map(str))
 changes = st.lists(st.tuples(st.booleans(), kinds, ids, values, expected), min_size=1, max_size=5)

@@ -32,6 +32,8 @@ def fill(store: Store, resources: int = 50) -> None:
     for n in range(resources):
         store.save("note", f"n{n:03}", b"value %d" % n, request_id=f"r{n}")
     store.delete("note", "n000")
+    for n in range(2):
+        store.save("agent", f"a{n}", b"\x1a\x04\x12\x02s%d" % n)
 
 
 class Traffic:
@@ -119,7 +121,7 @@ def test_progress_is_told_and_ends_at_the_total(directory: Path) -> None:
         assert {one.phase for one in told} == {"fold", "compare"}
         assert [one.phase for one in told] == sorted((one.phase for one in told), reverse=True)
         assert (told[-1].completed, told[-1].total) == (report.rows, report.rows)
-        assert max(one.completed for one in told if one.phase == "fold") == report.revision == 51
+        assert max(one.completed for one in told if one.phase == "fold") == report.revision == 53
 
 
 def edit(directory: Path, database: bytes, change: Callable[[lmdb.Transaction, object], None]) -> None:
@@ -138,6 +140,19 @@ def forge(transaction: lmdb.Transaction, database: object) -> None:
     message = row[4:].replace(b"value 7", b"forged!")
     assert message != row[4:]
     transaction.put(key, struct.pack("<I", crc32c(crc32c(0, key), message)) + message, db=database)
+
+
+def checked(key: bytes, payload: bytes) -> bytes:
+    """Give a row with the checksum that is right for it."""
+    return struct.pack("<I", crc32c(crc32c(0, key), payload)) + payload
+
+
+def invent_entry(transaction: lmdb.Transaction, database: object) -> None:
+    """Have an agent found by another slug than its own."""
+    place = struct.pack(">Q", 52) + b"a0"
+    assert transaction.delete(b"agent\0slug\0s0\0" + place, db=database)
+    key = b"agent\0slug\0none\0" + place
+    transaction.put(key, checked(key, b""), db=database)
 
 
 def move(transaction: lmdb.Transaction, database: object) -> None:
@@ -162,6 +177,28 @@ def move(transaction: lmdb.Transaction, database: object) -> None:
             b"counts.1",
             lambda transaction, database: transaction.delete(b"note", db=database),
             ["counts: note: is in the log's fold, but not in the view"],
+        ),
+        (
+            b"index.1",
+            invent_entry,
+            [
+                r"index: agent\x00slug\x00none\x00\x00\x00\x00\x00\x00\x00\x004a0: is in the view, "
+                "but not in the log's fold",
+                r"index: agent\x00slug\x00s0\x00\x00\x00\x00\x00\x00\x00\x004a0: is in the log's fold, "
+                "but not in the view",
+            ],
+        ),
+        (
+            b"index_sizes.1",
+            lambda transaction, database: transaction.put(
+                b"agent\0all\0", checked(b"agent\0all\0", struct.pack("<Q", 7)), db=database
+            ),
+            [r"index: agent\x00all\x00: has another value in the view than in the log's fold"],
+        ),
+        (
+            b"index_terms.1",
+            lambda transaction, database: transaction.delete(b"agent/a1", db=database),
+            ["index: agent/a1: is in the log's fold, but not in the view"],
         ),
     ],
 )

@@ -38,6 +38,7 @@ from stigmer.model import Committed, Delete, Event, Op, Save
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.store import Store
 from stigmer.views import generations
+from stigmer.views.keys import checked_key_of
 
 SMALL = StoreOptions(segment_bytes=4096, map_bytes=1 << 20)
 
@@ -436,6 +437,46 @@ def test_get_row_is_the_serialized_resource(store: Store) -> None:
     store.save("note", "n1", b"value")
     message = store_pb2.Resource.FromString(store.get_row("note", "n1"))
     assert message.SerializeToString(deterministic=True) == store.get_row("note", "n1")
+
+
+def test_heads_are_the_same_in_memory_and_flushed(store: Store) -> None:
+    """Revision and creation are those of `get`, and None stands for what is not there."""
+    fill(store)
+    store.save("head", "large", bytes(300_000))
+    store.save("head", "large", bytes(300_001))
+    store.save("head", "gone", b"")
+    store.delete("head", "gone")
+    known = [(one.kind, one.id) for kind in store.count() for one in store.list(kind)]
+    keys = [checked_key_of(*pair) for pair in [*known, ("head", "gone"), ("head", "absent")]]
+    resources = [store.get(*pair) for pair in known]
+    expected = [(one.revision, one.created_revision, one.created_at_ns) for one in resources]
+    assert store.heads(keys) == [*expected, None, None]
+    store._writer.flush()
+    assert store.heads(keys) == [*expected, None, None]
+
+
+def test_changed_tells_what_is_another_now(store: Store) -> None:
+    """A change is found in memory; one that may have been flushed is found unsure, once."""
+    keys = [checked_key_of("k", id) for id in "abc"]
+    store.commit([Save("k", id, b"1") for id in "abc"])
+    seen = dict(zip(keys, (1, 2, 3), strict=True))
+    changes, unsure, mark = store.changed(seen, None)
+    assert (changes, unsure) == ([], [])
+    store.save("k", "a", b"2")
+    store.delete("k", "b")
+    changes, unsure, mark = store.changed(seen, mark)
+    assert [(one.key, one.revision, one.value) for one in changes] == [(keys[0], 4, b"2"), (keys[1], 5, None)]
+    assert unsure == []
+    store._writer.flush()
+    store.save("k", "c", b"2")
+    changes, unsure, mark = store.changed(seen, mark)
+    assert [(one.key, one.revision) for one in changes] == [(keys[2], 6)]
+    assert unsure == keys[:2]
+    _, unsure, mark = store.changed(seen, mark)
+    assert unsure == []
+    store.replay()
+    _, unsure, mark = store.changed(seen, mark)
+    assert set(keys[:2]) <= set(unsure)
 
 
 def test_status_describes_the_store(store: Store, directory: Path) -> None:

@@ -150,10 +150,12 @@ class Invocation:
     @cached_property
     def data_dir(self) -> str:
         """The data directory, `~` expanded."""
-        setting = self.setting("data-dir")
+        return self._path(self.setting("data-dir"), "a directory")
+
+    def _path(self, setting: Setting, takes: str) -> str:
         if not setting.value:
             # As in --data-dir "$UNSET": a store in whatever folder this happens to be is not what was meant.
-            raise InvalidArgument(self._named(setting), "is empty; it takes a directory")
+            raise InvalidArgument(self._named(setting), f"is empty; it takes {takes}")
         try:
             return os.path.abspath(os.path.expanduser(setting.value))
         except FileNotFoundError as error:
@@ -170,6 +172,12 @@ class Invocation:
         from stigmer.cli.units import home_shortened
 
         return home_shortened(self.data_dir)
+
+    @cached_property
+    def key_file(self) -> str | None:
+        """The file with the key of the secrets, `~` expanded; None for the one in the data directory."""
+        setting = self.setting("key-file")
+        return None if setting.origin == "default" else self._path(setting, "a file")
 
     def say(self, text: str) -> None:
         """Write a remark to stderr, unless told to be quiet."""

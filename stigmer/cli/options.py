@@ -51,6 +51,9 @@ def global_options() -> list[click.Parameter]:
         GlobalOption(["--addr"], metavar="ADDRESS", help="Where the daemon is: HOST:PORT or unix:PATH."),
         GlobalOption(["--data-dir"], metavar="DIR", help="The data directory, and the daemon that owns it."),
         GlobalOption(
+            ["--key-file"], metavar="FILE", help="The file with the key of the secrets in the data directory."
+        ),
+        GlobalOption(
             ["-o", "--output"],
             metavar="FORMAT",
             help="How to print: " + ", ".join(OUTPUTS) + ".",

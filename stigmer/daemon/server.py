@@ -23,7 +23,7 @@ from stigmer.daemon.handlers import handler_of
 from stigmer.daemon.resource_service import ResourceService
 from stigmer.daemon.store_service import StoreService
 from stigmer.daemon.tail import Tails
-from stigmer.daemon.typed_services import LARGEST_REQUEST_BYTES, Calls, TypedServices
+from stigmer.daemon.typed_services import Calls, TypedServices
 from stigmer.daemon.watches import Presented, Watches
 from stigmer.resources.verbs import Resources
 from stigmer.store import Store
@@ -38,8 +38,8 @@ CALLS_MAX = 4_000
 _OPTIONS = (
     # Without this a second daemon binds the same port without an error, and the kernel deals out the clients.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES),
-    ("grpc.max_send_message_length", LARGEST_REQUEST_BYTES),
+    ("grpc.max_receive_message_length", wire.LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", wire.LARGEST_MESSAGE_BYTES),
     # A connection that sends no HTTP/2 is dropped after this time; the default is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
 )

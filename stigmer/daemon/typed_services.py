@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from stigmer import config, wire
+from stigmer import wire
 from stigmer.daemon import handlers
 from stigmer.daemon.commit_queue import CommitQueue
 from stigmer.daemon.handlers import Context
@@ -31,9 +31,7 @@ from stigmer.resources.verbs import ATTEMPTS, RETRIED, Resources, Write
 
 T = TypeVar("T")
 
-LARGEST_REQUEST_BYTES = config.ARTIFACT_BYTES_MAX + config.MIB
-"""The largest message in either direction: an artifact in its envelope."""
-_REQUEST_BYTES_MAX = {"push": LARGEST_REQUEST_BYTES}
+_REQUEST_BYTES_MAX = {"push": wire.LARGEST_MESSAGE_BYTES}
 """Of the methods that take larger requests than the others."""
 
 

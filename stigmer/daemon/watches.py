@@ -21,10 +21,11 @@ subscribers who waited for the state get in line for a *turn* to send it.
 
 The budget. Sending to a thousand subscribers a hundred times a second takes more than there is of the loop, and the
 reports that they wait for come in over the same loop. So looks and turns are paid out of one budget, which grows with
-`_LOOP_SHARE` of the time: a look costs what it took, a turn what a send is known to take. When it is used up, everybody
-in line waits; while they do their states may change, and they send the newest when their turn comes. Turns go round, so
-nobody waits longer, for the final state either, than all others take for one message each: with a thousand that is
-under half a second, with one it is nothing. The thread rests between two jobs in the same measure.
+`_LOOP_SHARE` of the time: a look costs what it took, a turn what a send is reckoned to take. The loop goes a *round*, a
+look and a few turns, whenever the last one is paid off. Who is in line waits; meanwhile the state may change, and the
+newest is sent when the turn comes. Turns go round, so nobody waits longer, for the final state either, than the others
+take for one message each: with a thousand subscribers that is under half a second, with one it is nothing. The thread
+rests between two jobs in the same measure.
 """
 
 from __future__ import annotations
@@ -51,17 +52,19 @@ _LOOP_SHARE = 0.25
 values."""
 
 _SEND_SECONDS = 0.000_1
-"""The loop's time for a turn: to wake a subscriber and to send a small message."""
+"""The loop's time for a turn: to wake a subscriber and to send a small message. Measured: 35 us where 16 follow one
+another, 200 us for one alone."""
 _SEND_SECONDS_PER_BYTE = 0.000_000_001
-"""What each byte of the message adds to it."""
+"""What each byte of the message adds to it. Measured: 0.4 ns, and as much on gRPC's own thread."""
 
 _SAVED_SECONDS = 0.004
-"""Budget that was not used is kept for as long as this: about what passes between two timers of a busy loop."""
+"""Budget that was not used is kept for as long as this, so that a few subscribers wait for no timer."""
 _TIMER_SECONDS_MIN = 0.001
 """Event loops count in milliseconds; a shorter timer would spin."""
 
-_TURNS_PER_LOOK = 16
-"""While subscribers are in line, so many of them have their turns before the next look."""
+_TURNS_SECONDS_MAX = 16 * _SEND_SECONDS
+"""A round gives no further turn behind so much: sends that follow one another cost a fraction of what each costs alone,
+but other calls should not stand behind more of them."""
 _LOOK_SECONDS_MAX = 0.001
 """A look presents small values for so long; the rest of them is left to the next one."""
 _INLINE_BYTES_MAX = 16 * config.KIB
@@ -156,7 +159,6 @@ class Watches:
         self._unread: dict[bytes, _Watch] = {}
         self._reading: asyncio.Task[None] | None = None
         self._line: deque[_Subscriber] = deque()
-        self._turns_since_look = 0
         # The time from which on there is budget again; the past, while there is some left.
         self._free_at = time.monotonic()
         self._timer: asyncio.Handle | None = None
@@ -182,17 +184,12 @@ class Watches:
         for subscriber in self._subscribers:
             _give_turn(subscriber)
 
-    def _end_if_failed(self) -> None:
-        if self._store.failure is not None:
-            self.end("the daemon is stopping, because its storage has failed")
-
     async def serve(self, kind: str, id: str, context: Context) -> None:
         """Send a resource's state, then every later one that this subscriber gets to, up to the final one.
 
         Raises `NotFound` where there is no such resource, or none any more, `Unavailable` once the daemon stops, and
         `ResourceExhausted`.
         """
-        self._end_if_failed()
         if self._ending is not None:
             raise Unavailable(self._ending)
         if self.count >= config.SUBSCRIBERS_MAX:
@@ -290,25 +287,27 @@ class Watches:
             self._timer = self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        """Look, and give turns, as long as there is budget; then again when there is."""
+        """Go one round, a look and some turns, where there is budget; then again, when there is."""
         self._timer = None
-        while (self._is_woken or self._line) and self._ending is None:
-            wait_seconds = self._free_at - time.monotonic()
-            if wait_seconds > 0:
-                self._timer = self._loop.call_later(max(wait_seconds, _TIMER_SECONDS_MIN), self._run)
-                return
-            if self._is_woken and (not self._line or self._turns_since_look >= _TURNS_PER_LOOK):
-                self._turns_since_look = 0
+        if self._free_at <= time.monotonic():
+            if self._is_woken:
                 started = time.thread_time()
                 self._look()
                 self._spend(time.thread_time() - started)
-            else:
-                self._turns_since_look += 1
+            seconds = 0.0
+            while self._line and seconds < _TURNS_SECONDS_MAX:
                 subscriber = self._line.popleft()
                 if _give_turn(subscriber):
                     presented = subscriber.watch.state.presented
                     size = 0 if presented is None else len(presented.message)
-                    self._spend(_SEND_SECONDS + size * _SEND_SECONDS_PER_BYTE)
+                    seconds += _SEND_SECONDS + size * _SEND_SECONDS_PER_BYTE
+            self._spend(seconds)
+        if (self._is_woken or self._line) and self._timer is None and self._ending is None:
+            wait_seconds = self._free_at - time.monotonic()
+            if wait_seconds > 0:
+                self._timer = self._loop.call_later(max(wait_seconds, _TIMER_SECONDS_MIN), self._run)
+            else:
+                self._timer = self._loop.call_soon(self._run)
 
     def _spend(self, seconds: float) -> None:
         self._free_at = max(self._free_at, time.monotonic() - _SAVED_SECONDS) + seconds / _LOOP_SHARE
@@ -319,11 +318,11 @@ class Watches:
         """Find the watched keys that have changed.
 
         The writer tells nothing but that something was published. To go through the log instead would cost in
-        proportion to all that is saved; this costs a tenth of a microsecond for each watched key, and is paid for.
+        proportion to all that is saved; this costs a fraction of a microsecond for each watched key.
         """
         self._is_woken = False
-        self._end_if_failed()
-        if self._ending is not None:
+        if self._store.failure is not None:
+            self.end("the daemon is stopping, because its storage has failed")
             return
         changes, unsure, self._mark = self._store.changed(self._seen, self._mark)
         if not changes and not unsure:

@@ -73,8 +73,8 @@ def inspect(artifact: bytes) -> Archive:
     for entry in entries:
         _check_entry(entry)
     _check_together(entries)
-    _check_sizes(entries, len(artifact))
     skill_md = _find_skill_md(entries)
+    _check_sizes(entries, len(artifact))
     text = b""
     for entry in entries:
         for piece in zips.unpacked(artifact, entry):

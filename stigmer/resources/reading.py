@@ -6,21 +6,24 @@ resources that it does not give out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from stigmer import names
+from stigmer import config, names
 from stigmer.artifacts import Artifacts, check_key
 from stigmer.codec import resource_of
 from stigmer.errors import InvalidArgument, NotFound
 from stigmer.model import Resource
 from stigmer.resources import creation, rules, sealing, special, status
 from stigmer.resources.kinds import Kind
-from stigmer.resources.state import ResourceStore, Where
+from stigmer.resources.state import IndexedPage, ResourceStore, Where
 from stigmer.vault import Vault
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
+PAGE_BYTES_MAX = 4 * config.MIB - 64 * config.KIB
+"""The platform's clients take messages of 4 MiB, and a page has an envelope."""
 
 
 class Listed(NamedTuple):
@@ -58,7 +61,7 @@ class Reading:
             other_kind, other_id = other
             try:
                 return self.store.get(other_kind, other_id).value
-            except NotFound as error:
+            except (NotFound, InvalidArgument) as error:  # a tag that is too long to be part of an id is none
                 raise creation.not_found(kind, f"{reference.slug} {reference.version}") from error
         return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
 
@@ -80,7 +83,7 @@ class Reading:
         Where several organizations have the slug, the one that belongs to none is meant, if there is one; else it is
         `InvalidArgument`. Of executions, which may share a slug, the newest is meant.
         """
-        found = [one for one in self.store.find_ids(kind.name, "slug", slug) if not org or one.qualifier == org]
+        found = self.store.find_ids(kind.name, "slug", slug, org or None)
         if not found:
             raise creation.not_found(kind, slug, hint=f"see what is there: stigmer list {kind.plural}")
         if len(found) == 1 or not special.of(kind.name).slug_is_unique:
@@ -95,32 +98,59 @@ class Reading:
             hint="give the organization, or the id",
         )
 
-    def list(
-        self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "", page: int = 0
-    ) -> Listed:
+    def list(self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "") -> Listed:
         """Give the resources of a kind for which every condition holds, newest first.
 
-        A page token of digits is the number of a page, counted from 1.
+        A page ends early where its values would not fit into one message; one value is given in any case.
         """
-        size = PAGE_SIZE_DEFAULT if page_size <= 0 else min(page_size, PAGE_SIZE_MAX)
-        if page_token.isascii() and page_token.isdigit() and len(page_token) < 10:
-            page, page_token = int(page_token), ""
-        found = self.store.list_indexed(kind.name, where, size, page_token, max(page, 1) if not page_token else 0)
+        found = self._page(kind, where, size_of_page(page_size), page_token)
         resources = [self.revealed(resource_of(row)) for row in found.rows]
         return Listed(resources, found.next_page_token, found.total)
 
+    def list_numbered(self, kind: Kind, where: Sequence[Where], page_size: int, page: int) -> tuple[Listed, int]:
+        """Do the same for a page by its number, counted from 1; give with it how many pages there are.
+
+        A page begins where the one before ended, so that none of them leaves out what did not fit. Where they end early
+        there are more of them than was said at first, and each says so anew.
+        """
+        size = size_of_page(page_size)
+        token, seen = "", 0
+        for _ in range(1, page):
+            found = self._page(kind, where, size, token)
+            seen += len(found.rows)
+            token = found.next_page_token
+            if not token:
+                return Listed([], "", found.total), -(-found.total // size)
+        listed = self.list(kind, where, size, token)
+        left = max(0, listed.total - seen - len(listed.resources))
+        return listed, (page if listed.resources else 0) + -(-left // size)
+
+    @staticmethod
+    def conditions(labels: Iterable[str], tags: Iterable[str], phase: int) -> builtins.list[Where]:
+        """Give the conditions that a resource has every label ("key=value"), every tag, and a phase unless it is 0."""
+        where: list[Where] = [("label", (label,)) for label in dict.fromkeys(labels)]
+        where += (("tag", (tag,)) for tag in dict.fromkeys(tags))
+        if phase:
+            where.append(("phase", (str(phase),)))
+        return where
+
     def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
-        """Answer a typed list: give what is found, and how many pages it has."""
+        """Answer a typed list: give what is found, and how many pages it has.
+
+        A request has a token, or the number of a page, which may also stand in the token's place.
+        """
         rules.require_valid(request)
         condition = special.of(kind.name).lists.get(method)
         where: list[Where] = list(condition(self.store, request)) if condition is not None else []
-        if getattr(request, "phase", 0):
-            where.append(("phase", (str(request.phase),)))
-        where += (("tag", (tag,)) for tag in dict.fromkeys(getattr(request, "tags", ())))
+        where += self.conditions((), getattr(request, "tags", ()), getattr(request, "phase", 0))
         size, token, page = _paging(request)
-        listed = self.list(kind, where, size, token, page)
-        size = PAGE_SIZE_DEFAULT if size <= 0 else min(size, PAGE_SIZE_MAX)
-        return listed, -(-listed.total // size)
+        if not token or (token.isascii() and token.isdigit() and len(token) < 10):
+            return self.list_numbered(kind, where, size, max(page, int(token or 0), 1))
+        listed = self.list(kind, where, size, token)
+        return listed, -(-listed.total // size_of_page(size))
+
+    def _page(self, kind: Kind, where: Sequence[Where], size: int, page_token: str) -> IndexedPage:
+        return self.store.list_indexed(kind.name, where, size, page_token, bytes_max=PAGE_BYTES_MAX)
 
     def revealed(self, resource: Resource) -> Resource:
         """Give a stored resource with readable secrets."""
@@ -159,6 +189,11 @@ class Reading:
             return self.store.get(kind.name, id)
         except NotFound as error:
             raise creation.not_found(kind, id) from error
+
+
+def size_of_page(asked: int) -> int:
+    """Give how many resources a page has at the most, for what a request says."""
+    return PAGE_SIZE_DEFAULT if asked <= 0 else min(asked, PAGE_SIZE_MAX)
 
 
 def _paging(request: Any) -> tuple[int, str, int]:

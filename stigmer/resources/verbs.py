@@ -166,11 +166,13 @@ class Resources(Reading):
             self._clear_away(gone)
             return value
 
-        def repeat(_events: Sequence[Event]) -> bytes:
-            # What it was is gone; that it was it, and is no more, can still be said.
-            message: Any = kind.message_class(api_version=creation.API_VERSION, kind=kind.message_name)
-            message.metadata.id = id
-            return bytes(message.SerializeToString())
+        def repeat(events: Sequence[Event]) -> bytes:
+            gone = next((one for one in events if (one.op, one.kind, one.id) == (Op.DELETE, kind.name, id)), None)
+            if gone is None or gone.expected_revision is None:
+                raise used_before()
+            # Its secrets stay sealed: their keys were destroyed.
+            (last,) = self.store.events_between(gone.expected_revision, gone.expected_revision)
+            return last.value
 
         return Write(lambda state: writing.delete(state, kind, id, self.vault.retire), answer, repeat, is_quick=False)
 
@@ -184,9 +186,15 @@ class Resources(Reading):
 
     # --- many at once ------------------------------------------------------------------------------------
 
-    def apply_all(self, wanted: Sequence[tuple[Kind, Message]]) -> Write:
-        """Apply many resources as one commit; the answer is a list of `Applied`, in their order."""
+    def apply_all(self, wanted: Sequence[tuple[Kind, Message]], expected_revisions: Sequence[int] = ()) -> Write:
+        """Apply many resources as one commit; the answer is a list of `Applied`, in their order.
+
+        Where expected revisions are given, one for each, a resource that is not at its own, unless that is 0, refuses
+        all of it with `Conflict`.
+        """
         every = [self._wanted(kind, message) for kind, message in wanted]
+        for place, expected in enumerate(expected_revisions):
+            every[place] = every[place]._replace(expected_revision=expected)
 
         def operation(state: State) -> list[Written]:
             return [self._apply(state, one) for one in every]
@@ -268,7 +276,7 @@ class Resources(Reading):
             for event in reversed(events):
                 if event.kind == kind.name and event.op is Op.SAVE:
                     return sealing.reveal(kind.name, event.id, event.value, self.vault)
-            raise InvalidArgument("request_id", "was used before, for something else")
+            raise used_before()
 
         return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.discard)
 
@@ -297,13 +305,19 @@ class Resources(Reading):
                 return self.store.get(kind.name, id).id
             except NotFound:
                 pass
-        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug) if one.qualifier == org), None)
+        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug, org)), None)
 
     def _apply(self, state: State, one: _Wanted) -> Written:
         kind, metadata = one.kind, one.draft.metadata
         given: Any = kind_metadata(one.message)
         id = given.id if given.id and state.get(kind.name, given.id) is not None else None
         id = id or creation.holder_of_slug(state, kind, metadata.slug, metadata.org)
+        if one.expected_revision:
+            found = state.get(kind.name, id) if id is not None else None
+            if found is None or found.revision != one.expected_revision:
+                raise Conflict(
+                    kind.name, id or one.id, one.expected_revision, found.revision if found is not None else 0
+                )
         if id is None:
             if one.sealer.has_key and one.id != metadata.id:
                 raise Stale(kind, one.id)  # sealed for one that was there a moment ago
@@ -359,6 +373,8 @@ class _Wanted(NamedTuple):
     id: str
     """That it has, or gets, as far as could be seen."""
     sealer: Sealer
+    expected_revision: int = 0
+    """That it must have; 0: any, or none."""
 
 
 class _Planned(StigmerError):
@@ -379,6 +395,11 @@ def _only_planned(operation: Callable[[State], Any]) -> Callable[[State], Any]:
 def _keep_keys(_kind_name: str, _id: str) -> tuple[KeyId, ...]:
     """Retire nothing: for a delete that is only planned."""
     return ()
+
+
+def used_before() -> InvalidArgument:
+    """Make the error for a request id that somebody used for another request."""
+    return InvalidArgument("request_id", "was used before, for something else", hint="make a new one for each request")
 
 
 def kind_metadata(message: Message) -> Any:

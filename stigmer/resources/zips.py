@@ -272,10 +272,10 @@ def _unicode_path_of(extra: dict[int, bytes], name_bytes: bytes, name: str) -> l
 def _check_layout(content: bytes, entries: list[Entry], directory_offset: int) -> None:
     """Check that the entries lie side by side from the archive's first byte to its directory."""
     ordered = sorted(entries, key=lambda entry: entry.offset)
-    ends = [entry.offset for entry in ordered[1:]] + [directory_offset]
-    if (ordered[0].offset if ordered else directory_offset) != 0:
+    begins = [*(entry.offset for entry in ordered), directory_offset]
+    if begins[0] != 0:
         raise _not_a_zip("something was put before its first entry")
-    for entry, end in zip(ordered, ends, strict=True):
+    for entry, end in zip(ordered, begins[1:], strict=True):
         if entry.offset == end:
             raise refused("overlaps another entry", entry.name)
         _check_local(content, entry, end)
@@ -302,8 +302,9 @@ def _check_local(content: bytes, entry: Entry, end: int) -> None:
     extra = _extra_of(content[extra_at:data_at], name)
     name_bytes = content[name_at:extra_at]
     differs = name_bytes != entry.name_bytes or not entry.readings.issuperset(_unicode_path_of(extra, name_bytes, name))
-    hidden = _FLAGS_ENCRYPTED | _FLAG_PATCHED
-    if differs or method != entry.method or flags & hidden != entry.flags & hidden:
+    # How the name is written makes a difference only where it is not ASCII.
+    telling = _FLAGS_ENCRYPTED | _FLAG_PATCHED | (0 if name_bytes.isascii() else _FLAG_UTF8)
+    if differs or method != entry.method or flags & telling != entry.flags & telling:
         raise refused("is told of in one way by the directory and in another by its own header", name)
     unpacked, packed = _zip64_of(extra, name, unpacked, packed)
     told = (crc, packed, unpacked)

@@ -94,16 +94,15 @@ class Projector:
                 "checkpoint", f"is {self.checkpoint}; {commits[0].first_revision} cannot be folded onto it"
             )
 
-        def work(transaction: Transaction, databases: Databases) -> list[Folded]:
+        def work(transaction: Transaction, databases: Databases) -> list[tuple[View, Folded]]:
             lookup = lookup_in(transaction, databases)
-            return [view.fold(lookup, commits) for view in self.views]
+            return [(view, folded) for view in self.views if (folded := view.fold(lookup, commits))]
 
         results = self.environment.read(work)
         self._unflushed_bytes += sum(commit.size for commit in commits)
         with self._moment:
-            for view, folded in zip(self.views, results, strict=True):
-                if folded:
-                    view.take(folded)
+            for view, folded in results:
+                view.take(folded)
             self.checkpoint = commits[-1].last_revision
 
     def flush(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from stigmer.pb import log_pb2
+from stigmer.pb.agentic import agent_pb2, agentexecution_pb2
 from stigmer.views.projector import Projector
 from stigmer.views.view import Databases, FoldCommit, Transaction, number, prepare
 
@@ -40,15 +42,32 @@ def random_commits(seed: int, commits: int) -> list[tuple[list[Change], str]]:
     for _ in range(commits):
         changes: list[Change] = []
         for _ in range(source.randint(1, 4)):
-            key = (source.choice(["note", "task", "x"]), source.choice("abcdef"))
+            key = (source.choice(["note", "task", "x", "agent", "agent_execution"]), source.choice("abcdef"))
             if key in there and source.random() < 0.4:
                 there.discard(key)
                 changes.append((*key, None))
             else:
                 there.add(key)
-                changes.append((*key, source.randbytes(source.choice([0, 1, 30, 200]))))
+                changes.append((*key, random_value(source, key[0])))
         made.append((changes, source.choice(["", "", f"r{source.randint(0, 12)}"])))
     return made
+
+
+def random_value(source: random.Random, kind: str) -> bytes:
+    """Make a value: for kinds that are indexed a message with few different texts, for others any bytes."""
+    if kind not in ("agent", "agent_execution") or source.random() < 0.1:
+        return source.randbytes(source.choice([0, 1, 30, 200]))
+    message: Any = agent_pb2.Agent() if kind == "agent" else agentexecution_pb2.AgentExecution()
+    message.metadata.slug = source.choice(["", "one", "two"])
+    message.metadata.org = source.choice(["", "acme", "umbrella"])
+    message.metadata.tags.extend(source.sample(["red", "green", "blue"], source.randint(0, 3)))
+    message.metadata.labels.update({name: source.choice("xy") for name in source.sample("ab", source.randint(0, 2))})
+    if kind == "agent_execution":
+        message.spec.session_id = source.choice(["", "ses-1", "ses-2"])
+        message.status.phase = source.randint(0, 5)
+        message.status.error = source.choice(["", "an error"])
+    value: bytes = message.SerializeToString()
+    return value
 
 
 def rows(projector: Projector) -> dict[str, list[tuple[bytes, bytes]]]:

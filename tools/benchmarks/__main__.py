@@ -8,6 +8,7 @@ from benchmarks.clients import clients
 from benchmarks.core import core
 from benchmarks.flood import flood
 from benchmarks.peers.command import peers
+from benchmarks.resources import resources
 from benchmarks.scale import scale
 
 
@@ -20,5 +21,6 @@ main.add_command(core)
 main.add_command(clients)
 main.add_command(flood)
 main.add_command(peers)
+main.add_command(resources)
 main.add_command(scale)
 main(prog_name="tools/bench")

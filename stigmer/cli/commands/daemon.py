@@ -98,7 +98,13 @@ def _run(invocation: Invocation, listen: tuple[str, ...], options: StoreOptions)
         logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     command = "stigmer daemon --detach" if "STIGMER_READY_FD" in os.environ else "stigmer daemon"
     run_daemon(
-        DaemonOptions(data_dir=invocation.data_dir, listen=listen, store=options, command=command),
+        DaemonOptions(
+            data_dir=invocation.data_dir,
+            listen=listen,
+            store=options,
+            key_file=invocation.key_file,
+            command=command,
+        ),
         lambda started: _print_banner(invocation, started),
     )
     invocation.say("stopped; the log is sealed")
@@ -137,6 +143,8 @@ def _detach(invocation: Invocation, listen: tuple[str, ...], options: StoreOptio
         arguments += ["--listen", address]
     arguments += ["--sync-interval", f"{options.sync_interval_ms}ms"]
     arguments += ["--segment-bytes", str(options.segment_bytes), "--value-max", str(options.value_bytes_max)]
+    if invocation.key_file is not None:
+        arguments += ["--key-file", invocation.key_file]
     info = start_detached(arguments, invocation.data_dir, _timeout(invocation, DETACH_SECONDS))
     invocation.say(f"daemon started: pid {info.pid}, {', '.join(info.listen)}")
 

@@ -17,10 +17,10 @@ def _complete(creation: Creation) -> None:
     spec = execution.spec
     if spec.workflow_instance_id:
         # The workflow is filled in, so that its executions are found by it whichever way they were made.
-        instance = creation.need("workflow_instance", spec.workflow_instance_id)
+        instance = creation.need("workflow_instance", spec.workflow_instance_id, "spec.workflow_instance_id")
         spec.workflow_id = spec.workflow_id or instance.spec.workflow_id
     elif spec.workflow_id:
-        workflow = creation.need("workflow", spec.workflow_id)
+        workflow = creation.need("workflow", spec.workflow_id, "spec.workflow_id")
         spec.workflow_instance_id = instances.default_of(
             creation, workflow, "workflow", "workflow_instance", "workflow_id"
         )
@@ -38,7 +38,7 @@ def _configured(creation: Creation, stored: Any) -> None:
         was = getattr(stored.spec, field)
         setattr(spec, field, getattr(spec, field) or was)
         if getattr(spec, field) != was:
-            creation.need(kind_name, getattr(spec, field))
+            creation.need(kind_name, getattr(spec, field), f"spec.{field}")
 
 
 def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
