@@ -109,7 +109,7 @@ def test_an_operation_sees_its_group(store: Store) -> None:
         return (
             {id: (one.value, one.revision) for id, one in found.items() if one is not None},
             ids,
-            state.find_ids("agent", "slug", "a"),
+            list(state.find_ids("agent", "slug", "a")),
         )
 
     group = Group(store)
@@ -124,10 +124,10 @@ def test_an_operation_sees_its_group(store: Store) -> None:
         group.operate(look)
     old, a, b, renamed = agent("old", "t"), agent("a", "t"), agent("b", "t"), agent("renamed", "t")
     answers = told(group.answers())
-    assert answers[0] == ({"old": (old, 1)}, ["old"], {})
-    assert answers[2] == ({"old": (old, 1), "a": (a, 2)}, ["old", "a"], {"a": ""})
+    assert answers[0] == ({"old": (old, 1)}, ["old"], [])
+    assert answers[2] == ({"old": (old, 1), "a": (a, 2)}, ["old", "a"], ["a"])
     assert answers[5] is NotFound
-    assert answers[7] == ({"a": (renamed, 5), "b": (b, 3)}, ["a", "b"], {})
+    assert answers[7] == ({"a": (renamed, 5), "b": (b, 3)}, ["a", "b"], [])
 
 
 def test_an_operation_sees_what_it_did_itself(store: Store) -> None:
