@@ -121,11 +121,12 @@ def mark_created(message: Message, now_ns: int) -> None:
     """Write into the audit that a resource was created now."""
     resource: Any = message
     audit = resource.status.audit
-    for info in (audit.spec_audit, audit.status_audit):
-        mark_updated(info, now_ns)
-        info.created_by.CopyFrom(info.updated_by)
-        info.created_at.CopyFrom(info.updated_at)
-        info.event = "created"
+    info = audit.spec_audit
+    mark_updated(info, now_ns)
+    info.created_by.CopyFrom(info.updated_by)
+    info.created_at.CopyFrom(info.updated_at)
+    info.event = "created"
+    audit.status_audit.CopyFrom(info)
 
 
 def mark_updated(info: Any, now_ns: int) -> None:

@@ -7,7 +7,10 @@ resources that it does not give out.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from stigmer import config, names
@@ -25,6 +28,10 @@ PAGE_SIZE_MAX = 1_000
 PAGE_BYTES_MAX = 4 * config.MIB - 64 * config.KIB
 """The platform's clients take messages of 4 MiB, and a page has an envelope."""
 
+PAGE_ENDS_KEPT = 1_000
+PAGE_ENDS_SECONDS = 60.0
+"""What was the end of a page so long ago says little of where it ends now."""
+
 
 class Listed(NamedTuple):
     """A part of a list, newest first."""
@@ -35,6 +42,32 @@ class Listed(NamedTuple):
     total: int
 
 
+class _PageEnds:
+    """Where pages that were read lately ended, so that whoever reads them by number, one after the other, reads on."""
+
+    def __init__(self) -> None:
+        # Guards what is below; nothing else is taken while it is held.
+        self._lock = threading.Lock()
+        self._begins: OrderedDict[tuple[Hashable, int], tuple[float, str, int]] = OrderedDict()
+
+    def note(self, question: Hashable, page: int, token: str, seen: int) -> None:
+        """Note where a page begins, and how many resources are on those before it."""
+        with self._lock:
+            self._begins[question, page] = time.monotonic(), token, seen
+            self._begins.move_to_end((question, page))
+            if len(self._begins) > PAGE_ENDS_KEPT:
+                self._begins.popitem(last=False)
+
+    def nearest(self, question: Hashable, page: int) -> tuple[int, str, int]:
+        """Give a page, this one where it is known, with the token at which it begins and what is before it."""
+        with self._lock:
+            noted = self._begins.get((question, page))
+        if noted is None or time.monotonic() - noted[0] > PAGE_ENDS_SECONDS:
+            return 1, "", 0
+        _, token, seen = noted
+        return page, token, seen
+
+
 class Reading:
     """What can be read of the resources of a store."""
 
@@ -42,6 +75,7 @@ class Reading:
         self.store = store
         self.vault = vault
         self.artifacts = stored_artifacts
+        self._ends = _PageEnds()
 
     def get(self, kind: Kind, id: str) -> bytes:
         """Give a resource's message. Raises `NotFound`."""
@@ -114,15 +148,20 @@ class Reading:
         there are more of them than was said at first, and each says so anew.
         """
         size = size_of_page(page_size)
-        token, seen = "", 0
-        for _ in range(1, page):
+        question = (kind.name, tuple(where), size)
+        number, token, seen = self._ends.nearest(question, page)
+        while number < page:
             found = self._page(kind, where, size, token)
             seen += len(found.rows)
             token = found.next_page_token
             if not token:
                 return Listed([], "", found.total), -(-found.total // size)
+            number += 1
         listed = self.list(kind, where, size, token)
-        left = max(0, listed.total - seen - len(listed.resources))
+        seen += len(listed.resources)
+        if listed.next_page_token:
+            self._ends.note(question, page + 1, listed.next_page_token, seen)
+        left = max(0, listed.total - seen)
         return listed, (page if listed.resources else 0) + -(-left // size)
 
     @staticmethod

@@ -223,6 +223,8 @@ class Sealer:
         Does no I/O and can be repeated on other messages of the same resource. Raises `KeyRetired` where the resource
         was deleted since `prepare`, which is then to be called again.
         """
+        if self._key is None and stored is None:
+            return  # `prepare` has looked through it
         for secret in _secrets(message, stored, False, ()):
             if self._is_stored(secret):
                 secret.set(secret.stored.encode("ascii"))

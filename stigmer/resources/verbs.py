@@ -278,7 +278,9 @@ class Resources(Reading):
                     return sealing.reveal(kind.name, event.id, event.value, self.vault)
             raise used_before()
 
-        return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.discard)
+        return Write(
+            operation, answer, repeat, size, undo=sealer.discard if sealer is not None and sealer.has_key else None
+        )
 
     def _draft(self, kind: Kind, wanted: Message) -> Any:
         """Give what a caller wants as it may be created: without a status, with slug and id."""

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from stigmer.artifacts import Artifacts
+from stigmer.errors import ResourceExhausted
 from stigmer.model import Save
 from stigmer.pb.agentic import agentexecution_pb2, agentinstance_pb2, apiresource_pb2, session_pb2
-from stigmer.resources import kinds
+from stigmer.resources import kinds, writing
 from stigmer.resources.verbs import Resources
 from stigmer.store import Store
 from stigmer.vault import Vault
@@ -137,3 +138,41 @@ def test_cost_does_not_grow_with_the_store(stores: tuple[Resources, Resources], 
             counts.append(len(reads))
         assert counts[0] == counts[1] <= 20, (name, counts)
         assert counts[0] > 0 or name == "getByAgent", name
+
+
+def test_pages_by_number_read_on_from_each_other(stores: tuple[Resources, Resources], reads: list[bytes]) -> None:
+    """Whoever reads a list page by page, by their numbers, reads each row of it about once; two at a time as well."""
+    _, resources = stores
+
+    def page(number: int, size: int) -> list[str]:
+        request = agentexecution_pb2.ListAgentExecutionsRequest(page_size=size, page_token=str(number))
+        listed, pages = resources.list_for(_kind("agent_execution"), "list", request)
+        assert pages == -(-20_000 // size)
+        return [resource.id for resource in listed.resources]
+
+    reads.clear()
+    seen: list[str] = []
+    for number in range(1, 41):
+        seen += page(number, 50)
+        page(number, 30)
+    assert seen == [f"aex-{number}" for number in reversed(range(18_000, 20_000))]
+    # An entry of the index and a row of the snapshot for each, and a little for each page.
+    assert len(reads) < 2.5 * 40 * (50 + 30)
+    assert page(400, 50)[-1] == "aex-0"
+    assert page(401, 50) == []
+
+
+def test_a_cascade_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would not fit into one commit is refused, says what to do, and deletes nothing."""
+    monkeypatch.setattr(writing, "_GONE_MAX", 3)
+    with ExitStack() as stack:
+        resources = _resources(tmp_path / "data", stack)
+        for number in range(4):
+            execution = execution_of("run", session="ses-7", id=f"aex-{number}", slug=f"run-{number}")
+            resources.store.commit([Save("agent_execution", f"aex-{number}", execution)])  # type: ignore[attr-defined]
+        session = make("session", "Session", id="ses-7", slug="session")
+        resources.store.commit([Save("session", "ses-7", session)])  # type: ignore[attr-defined]
+        with pytest.raises(ResourceExhausted, match="more than 3 resources hang on session") as caught:
+            resources.run(lambda: resources.delete(_kind("session"), "ses-7"))
+        assert "sessions" in str(caught.value.hint)
+        assert resources.store.count() == {"agent_execution": 4, "session": 1}  # type: ignore[attr-defined]

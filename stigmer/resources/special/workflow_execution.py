@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stigmer import names
 from stigmer.errors import InvalidArgument
 from stigmer.resources.creation import Creation
 from stigmer.resources.special import Special, instances
@@ -18,7 +19,14 @@ def _complete(creation: Creation) -> None:
     if spec.workflow_instance_id:
         # The workflow is filled in, so that its executions are found by it whichever way they were made.
         instance = creation.need("workflow_instance", spec.workflow_instance_id, "spec.workflow_instance_id")
-        spec.workflow_id = spec.workflow_id or instance.spec.workflow_id
+        if spec.workflow_id and spec.workflow_id != instance.spec.workflow_id:
+            raise InvalidArgument(
+                "spec.workflow_id",
+                f"is {names.shown(spec.workflow_id)}, but the instance {spec.workflow_instance_id} is of "
+                f"{names.shown(instance.spec.workflow_id)}",
+                hint="leave it out: the workflow is that of the instance",
+            )
+        spec.workflow_id = instance.spec.workflow_id
     elif spec.workflow_id:
         workflow = creation.need("workflow", spec.workflow_id, "spec.workflow_id")
         spec.workflow_instance_id = instances.default_of(
