@@ -170,7 +170,8 @@ def matching(
 def event_of(event: log_pb2.Event, revision: int, time_ns: int) -> Event:
     """Turn one event of a commit into the `Event` that a tail gives."""
     op = _OP_SAVE if event.op == _SAVE else _OP_DELETE
-    return Event(revision, op, event.kind, event.id, event.value, time_ns)  # type: ignore[arg-type]
+    expected = event.expected_revision if event.HasField("expected_revision") else None
+    return Event(revision, op, event.kind, event.id, event.value, time_ns, expected)  # type: ignore[arg-type]
 
 
 def events_of(committed: Iterable[store_pb2.CommittedEvents], after: int) -> Iterator[Event]:

@@ -68,6 +68,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     value: bytes
     """Empty for a delete."""
     time_ns: int
+    expected_revision: Revision | None = None
+    """The revision that its resource had before, where the writer relied on it; 0: it did not exist."""
 
     @property
     def time(self) -> datetime:

@@ -71,13 +71,20 @@ def check_id(id: str, field: str = "id") -> None:
 
 
 def _check_unusual_id(id: str, field: str) -> None:
+    check_characters(id, field)
+    if (size := len(id.encode())) > ID_BYTES_MAX:
+        raise InvalidArgument(field, f"{shown(id)} has {size} bytes; at most {ID_BYTES_MAX} are allowed")
+
+
+def check_characters(id: str, field: str = "id") -> None:
+    """Raise `InvalidArgument` unless `id` follows the grammar but for its length."""
     if not id:
         raise InvalidArgument(field, "must not be empty")
     if id in (".", ".."):
         raise InvalidArgument(field, f"{shown(id)} is not an id")
     if "/" in id:
         raise InvalidArgument(field, f"{shown(id)} must not contain '/'")
-    for character in id:
+    for character in dict.fromkeys(id):  # each once: a text may be as long as a request
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
             raise InvalidArgument(
                 field,
@@ -85,8 +92,6 @@ def _check_unusual_id(id: str, field: str) -> None:
             )
     if id != id.strip():
         raise InvalidArgument(field, f"{shown(id)} must not begin or end with a space")
-    if (size := len(id.encode())) > ID_BYTES_MAX:
-        raise InvalidArgument(field, f"{shown(id)} has {size} bytes; at most {ID_BYTES_MAX} are allowed")
 
 
 def check_prefix(prefix: str, field: str = "prefix") -> None:

@@ -119,7 +119,7 @@ class Query:
 
     def _digest(self) -> bytes:
         """Give what tells this question from others: all but the size of its pages."""
-        asked = repr((self._kind, sorted(condition.terms for condition in self._conditions), self._newest_first))
+        asked = repr((sorted(condition.terms for condition in self._conditions), self._newest_first))
         return hashlib.sha256(asked.encode()).digest()[:_QUESTION_BYTES]
 
     def _place_in(self, page_token: str) -> bytes:
@@ -166,11 +166,14 @@ class Query:
                 skipped -= 1
             else:
                 row = self._row(transaction, databases, selected, place)
-                rows.append(row)
-                left -= 1
                 taken += len(row)
-                last = place
-                is_full = left == 0 or taken >= self._bytes_max
+                if rows and taken > self._bytes_max:
+                    is_full = has_more = True
+                else:
+                    rows.append(row)
+                    left -= 1
+                    last = place
+                    is_full = left == 0 or taken >= self._bytes_max
             if has_more and total is not None:
                 break
         token = page_tokens.token_of(self._store_id, _TOKEN_MARK + self._question + last) if has_more else ""

@@ -444,9 +444,10 @@ class Store:
         """Give one page of the resources of a kind to which all conditions hold, in the order of their creation.
 
         A condition is an index and texts, of which a resource must have one: `("phase", ("1", "2"))`. Without any, all
-        resources of the kind are listed. A page ends after `limit` rows (0: no limit) or once it has `bytes_max`
-        bytes. It begins where `page_token` says; without one, `page` - 1 times `limit` resources are left out. A
-        token goes on with the same conditions and order only. Raises `InvalidArgument`.
+        resources of the kind are listed. A page ends after `limit` rows (0: no limit), or before it would have
+        more than `bytes_max` bytes, but not before its first row. It begins where `page_token` says; without one,
+        `page` - 1 times `limit` resources are left out. A token goes on with the same conditions and order only.
+        Raises `InvalidArgument`.
         """
         return self._ask(
             Query(

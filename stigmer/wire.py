@@ -25,6 +25,9 @@ from stigmer.pb import resources_pb2, store_pb2
 ERROR_DETAIL_KEY = "stigmer-error-bin"
 """The trailing metadata that holds a serialized `ErrorDetail`."""
 
+ERROR_TEXT_BYTES_MAX = 1_000
+"""The rest of an error's message is cut off, and of each fact. They travel as headers, of which clients take 8 KiB."""
+
 STORE_ID_KEY = "stigmer-store-id"
 """The initial metadata of a tail: which store answers. Revisions of another one mean nothing to the follower."""
 
@@ -87,8 +90,16 @@ def status_of(error: StigmerError) -> str:
 
 
 def _text(value: str) -> str:
-    """Give text that protobuf takes: a path may hold bytes that are no UTF-8, as lone surrogates."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Give text that protobuf takes and that is short: a path may hold bytes that are no UTF-8, as lone surrogates."""
+    told = value.encode("utf-8", "backslashreplace")
+    if len(told) <= ERROR_TEXT_BYTES_MAX:
+        return told.decode("utf-8")
+    return told[: ERROR_TEXT_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
+
+
+def message_of(error: StigmerError) -> str:
+    """Give an error's message as it travels beside the status code."""
+    return _text(error.message)
 
 
 def detail_message(error: StigmerError) -> store_pb2.ErrorDetail:

@@ -82,8 +82,10 @@ class CommitQueue:
         """Hand each caller its answer, on the event loop; after some of them, other calls have their turn."""
         end = first + _ANSWERS_AT_ONCE
         for ticket in tickets[first:end]:
+            # Taken out, for what waits gets the ticket: it must not keep itself, and its payload, until a collection.
+            settle, ticket.context = ticket.context, None
             try:
-                ticket.context(ticket)  # the `settle` that came with it
+                settle(ticket)
             except Exception:
                 _logger.exception("an answer was not taken")
         if end < len(tickets):

@@ -48,7 +48,7 @@ async def _refuse(context: Context, path: str, error: StigmerError) -> None:
     error = error_told(path, error)
     await context.abort(
         grpc.StatusCode[wire.status_of(error)],
-        error.message,
+        wire.message_of(error),
         ((wire.ERROR_DETAIL_KEY, wire.detail_of(error)),),
     )
 

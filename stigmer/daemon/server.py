@@ -128,7 +128,7 @@ class Server:
         self._admin.close()
         self._readers.shutdown(wait=False)
         self._store_service.close()
-        self._calls.close()
+        await self._calls.close()
         for path, inode in self._sockets:
             _remove_socket(path, inode)
 

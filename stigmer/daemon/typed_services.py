@@ -5,7 +5,7 @@ Knows no kind and no message: what a method does is in `stigmer.resources`, as a
 Invariants:
 - What waits for a disk, or may take long, runs on a thread; the event loop has what is quick.
 - A write is carried out by the store's writer, in the order in which it was queued; a caller that goes away stops
-  waiting, and its write is carried out all the same.
+  waiting, and its write is carried out all the same, with what comes after it: keys and artifacts are cleared away.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from stigmer.daemon.commit_queue import CommitQueue
 from stigmer.daemon.handlers import Context
 from stigmer.daemon.store_service import INLINE_BYTES_MAX
 from stigmer.daemon.watches import Watches
-from stigmer.errors import StigmerError
+from stigmer.errors import NotFound, StigmerError
+from stigmer.resources.creation import not_found
 from stigmer.resources.methods import Follows, Method, Reads, Writes, all_methods
 from stigmer.resources.verbs import ATTEMPTS, RETRIED, Resources, Write
 
@@ -42,6 +43,13 @@ class Calls:
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(2, "stigmer-resources")
+        self._preparing = ThreadPoolExecutor(2, "stigmer-writes")
+        self._writes: set[asyncio.Task[Any]] = set()
+        """Under way. The event loop itself does not keep them."""
+
+    async def _prepare(self, prepare: Callable[[], Write], *, is_quick: bool) -> Write:
+        # On threads of their own: a push takes long, and lists do not wait for it.
+        return prepare() if is_quick else await self._loop.run_in_executor(self._preparing, prepare)
 
     async def do(self, work: Callable[[], T], *, is_quick: bool) -> T:
         """Do some work."""
@@ -55,23 +63,39 @@ class Calls:
         The request id may be given, or be in the call's metadata.
         """
         request_id = request_id or request_id_of(context)
+        first = prepare() if is_quick else None
+        if first is not None and first.is_quick and first.undo is None:
+            # Nothing comes after it that a caller who goes away could leave undone.
+            return await self._write(prepare, first, request_id, is_quick=is_quick)
+        writing = self._loop.create_task(self._write(prepare, first, request_id, is_quick=is_quick))
+        self._writes.add(writing)
+        writing.add_done_callback(self._writes.discard)
+        return await asyncio.shield(writing)
+
+    async def _write(
+        self, prepare: Callable[[], Write], write: Write | None, request_id: str, *, is_quick: bool
+    ) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
-            write = await self.do(prepare, is_quick=is_quick)
+            write = write or await self._prepare(prepare, is_quick=is_quick)
             try:
                 done = await self._queue.transact(write.operation, request_id, write.size)
             except StigmerError as error:
                 if write.undo is not None:
                     await self.do(write.undo, is_quick=False)
                 if isinstance(error, RETRIED) and attempt < ATTEMPTS:
+                    write = None
                     continue
                 raise
             plain = write.is_quick and not done.is_repeat and write.size <= INLINE_BYTES_MAX
             return await self.do(functools.partial(self.resources.answer, write, done), is_quick=plain)
         raise AssertionError("unreachable: the last attempt raises")
 
-    def close(self) -> None:
-        """Let go of the threads."""
+    async def close(self) -> None:
+        """Wait for writes that are under way though nobody waits for them any more, and let go of the threads."""
+        if self._writes:
+            await asyncio.wait(self._writes)
         self._threads.shutdown(wait=False)
+        self._preparing.shutdown(wait=False)
 
 
 class TypedServices:
@@ -96,7 +120,10 @@ class TypedServices:
             async def follow(request: bytes, context: Context) -> None:
                 call = method.call(self._calls.resources, wire.parsed(method.request, request))
                 assert isinstance(call, Follows)
-                await self._watches.serve(call.kind.name, call.id, context)
+                try:
+                    await self._watches.serve(call.kind.name, call.id, context)
+                except NotFound as error:
+                    raise not_found(call.kind, call.id) from error
 
             return handlers.streaming(method.path, follow)
 

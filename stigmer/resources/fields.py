@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from stigmer.codec import varint
 from stigmer.errors import InvalidArgument
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+_GROUPS_MAX = 100
+"""Groups inside each other, as protobuf itself takes them; only unknown fields are any."""
 
 
 def split(message: bytes) -> dict[int, list[bytes]]:
@@ -21,7 +23,7 @@ def split(message: bytes) -> dict[int, list[bytes]]:
     Raises `InvalidArgument` where the bytes are no message.
     """
     found: dict[int, list[bytes]] = {}
-    for number, start, _, end in _fields(message):
+    for number, _, start, _, end in _fields(message):
         found.setdefault(number, []).append(message[start:end])
     return found
 
@@ -32,21 +34,32 @@ def join(fields: Mapping[int, Sequence[bytes]]) -> bytes:
 
 
 def content(fields: Mapping[int, Sequence[bytes]], number: int) -> bytes:
-    """Give what is in a field that holds a message, a string or bytes; empty where it is not there.
+    """Give what is in a field that holds a message; empty where it is not there.
 
     Occurrences are put together, which is what protobuf does with those of a message.
     """
-    return b"".join(part[start:] for part in fields.get(number, ()) for _, _, start, _ in _fields(part))
+    return b"".join(_contents(fields, number))
+
+
+def text(fields: Mapping[int, Sequence[bytes]], number: int) -> bytes:
+    """Give what is in a field that holds a string or bytes; empty where it is not there. The last occurrence counts."""
+    return next(reversed(_contents(fields, number)), b"")
 
 
 def integer(fields: Mapping[int, Sequence[bytes]], number: int) -> int:
-    """Give the number in a field that holds a varint; 0 where it is not there."""
-    occurrences = fields.get(number)
-    if not occurrences:
-        return 0
-    occurrence = occurrences[-1]
-    _, at = _read_varint(occurrence, 0)
-    return _read_varint(occurrence, at)[0]
+    """Give the number in a field that holds a varint; 0 where it is not there. The last occurrence counts."""
+    for occurrence in reversed(fields.get(number, ())):
+        tag, at = _read_varint(occurrence, 0)
+        if tag & 7 == _VARINT:
+            return _read_varint(occurrence, at)[0]
+    return 0
+
+
+def _contents(fields: Mapping[int, Sequence[bytes]], number: int) -> list[bytes]:
+    """Give what is in each occurrence that has a length; to protobuf, another kind of one is an unknown field."""
+    return [
+        part[inside:] for part in fields.get(number, ()) for _, kind, _, inside, _ in _fields(part) if kind == _BYTES
+    ]
 
 
 def of_bytes(number: int, held: bytes) -> bytes:
@@ -59,26 +72,42 @@ def of_integer(number: int, held: int) -> bytes:
     return varint(number << 3 | _VARINT) + varint(held) if held else b""
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Give number, start of the tag, start of the content, and end of each field."""
+def _fields(message: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Give number, wire type, start of the tag, start of the content, and end of each field."""
     at, size = 0, len(message)
     while at < size:
         start = at
-        tag, at = _read_varint(message, at)
+        tag, inside = _read_varint(message, at)
         kind = tag & 7
-        inside = at
-        if kind == _VARINT:
-            _, at = _read_varint(message, at)
-        elif kind == _BYTES:
-            length, inside = _read_varint(message, at)
+        if kind == _BYTES:
+            length, inside = _read_varint(message, inside)
             at = inside + length
-        elif kind in _FIXED_BYTES:
-            at += _FIXED_BYTES[kind]
         else:
-            raise _no_message(start)
+            at = _end_of(message, tag, inside, 0)
         if at > size or tag >> 3 == 0:
             raise _no_message(start)
-        yield tag >> 3, start, inside, at
+        yield tag >> 3, kind, start, inside, at
+
+
+def _end_of(message: bytes, tag: int, at: int, depth: int) -> int:
+    """Give the end of the field whose tag ends at `at`."""
+    kind = tag & 7
+    if kind == _VARINT:
+        return _read_varint(message, at)[1]
+    if kind == _BYTES:
+        length, at = _read_varint(message, at)
+        return at + length
+    if kind in _FIXED_BYTES:
+        return at + _FIXED_BYTES[kind]
+    if kind != _GROUP or depth == _GROUPS_MAX:
+        raise _no_message(at)
+    while True:
+        inner, at = _read_varint(message, at)
+        if inner & 7 == _GROUP_END:
+            if inner >> 3 != tag >> 3:
+                raise _no_message(at)
+            return at
+        at = _end_of(message, inner, at, depth + 1)
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:

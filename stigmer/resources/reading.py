@@ -7,21 +7,30 @@ resources that it does not give out.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from stigmer import names
+from stigmer import config, names
 from stigmer.artifacts import Artifacts, check_key
 from stigmer.codec import resource_of
 from stigmer.errors import InvalidArgument, NotFound
 from stigmer.model import Resource
 from stigmer.resources import creation, rules, sealing, special, status
 from stigmer.resources.kinds import Kind
-from stigmer.resources.state import ResourceStore, Where
+from stigmer.resources.state import IndexedPage, ResourceStore, Where
 from stigmer.vault import Vault
 
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
+PAGE_BYTES_MAX = 4 * config.MIB - 64 * config.KIB
+"""The platform's clients take messages of 4 MiB, and a page has an envelope."""
+
+PAGE_ENDS_KEPT = 1_000
+PAGE_ENDS_SECONDS = 60.0
+"""What was the end of a page so long ago says little of where it ends now."""
 
 
 class Listed(NamedTuple):
@@ -33,6 +42,32 @@ class Listed(NamedTuple):
     total: int
 
 
+class _PageEnds:
+    """Where pages that were read lately ended, so that whoever reads them by number, one after the other, reads on."""
+
+    def __init__(self) -> None:
+        # Guards what is below; nothing else is taken while it is held.
+        self._lock = threading.Lock()
+        self._begins: OrderedDict[tuple[Hashable, int], tuple[float, str, int]] = OrderedDict()
+
+    def note(self, question: Hashable, page: int, token: str, seen: int) -> None:
+        """Note where a page begins, and how many resources are on those before it."""
+        with self._lock:
+            self._begins[question, page] = time.monotonic(), token, seen
+            self._begins.move_to_end((question, page))
+            if len(self._begins) > PAGE_ENDS_KEPT:
+                self._begins.popitem(last=False)
+
+    def nearest(self, question: Hashable, page: int) -> tuple[int, str, int]:
+        """Give a page, this one where it is known, with the token at which it begins and what is before it."""
+        with self._lock:
+            noted = self._begins.get((question, page))
+        if noted is None or time.monotonic() - noted[0] > PAGE_ENDS_SECONDS:
+            return 1, "", 0
+        _, token, seen = noted
+        return page, token, seen
+
+
 class Reading:
     """What can be read of the resources of a store."""
 
@@ -40,6 +75,7 @@ class Reading:
         self.store = store
         self.vault = vault
         self.artifacts = stored_artifacts
+        self._ends = _PageEnds()
 
     def get(self, kind: Kind, id: str) -> bytes:
         """Give a resource's message. Raises `NotFound`."""
@@ -59,7 +95,7 @@ class Reading:
             other_kind, other_id = other
             try:
                 return self.store.get(other_kind, other_id).value
-            except NotFound as error:
+            except (NotFound, InvalidArgument) as error:  # a tag that is too long to be part of an id is none
                 raise creation.not_found(kind, f"{reference.slug} {reference.version}") from error
         return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
 
@@ -81,7 +117,7 @@ class Reading:
         Where several organizations have the slug, the one that belongs to none is meant, if there is one; else it is
         `InvalidArgument`. Of executions, which may share a slug, the newest is meant.
         """
-        found = [one for one in self.store.find_ids(kind.name, "slug", slug) if not org or one.qualifier == org]
+        found = self.store.find_ids(kind.name, "slug", slug, org or None)
         if not found:
             raise creation.not_found(kind, slug, hint=f"see what is there: stigmer list {kind.plural}")
         if len(found) == 1 or not special.of(kind.name).slug_is_unique:
@@ -96,19 +132,37 @@ class Reading:
             hint="give the organization, or the id",
         )
 
-    def list(
-        self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "", page: int = 0
-    ) -> Listed:
+    def list(self, kind: Kind, where: Sequence[Where], page_size: int = 0, page_token: str = "") -> Listed:
         """Give the resources of a kind for which every condition holds, newest first.
 
-        A page token of digits is the number of a page, counted from 1.
+        A page ends early where its values would not fit into one message; one value is given in any case.
         """
-        size = PAGE_SIZE_DEFAULT if page_size <= 0 else min(page_size, PAGE_SIZE_MAX)
-        if page_token.isascii() and page_token.isdigit() and len(page_token) < 10:
-            page, page_token = int(page_token), ""
-        found = self.store.list_indexed(kind.name, where, size, page_token, max(page, 1) if not page_token else 0)
+        found = self._page(kind, where, size_of_page(page_size), page_token)
         resources = [self.revealed(resource_of(row)) for row in found.rows]
         return Listed(resources, found.next_page_token, found.total)
+
+    def list_numbered(self, kind: Kind, where: Sequence[Where], page_size: int, page: int) -> tuple[Listed, int]:
+        """Do the same for a page by its number, counted from 1; give with it how many pages there are.
+
+        A page begins where the one before ended, so that none of them leaves out what did not fit. Where they end early
+        there are more of them than was said at first, and each says so anew.
+        """
+        size = size_of_page(page_size)
+        question = (kind.name, tuple(where), size)
+        number, token, seen = self._ends.nearest(question, page)
+        while number < page:
+            found = self._page(kind, where, size, token)
+            seen += len(found.rows)
+            token = found.next_page_token
+            if not token:
+                return Listed([], "", found.total), -(-found.total // size)
+            number += 1
+        listed = self.list(kind, where, size, token)
+        seen += len(listed.resources)
+        if listed.next_page_token:
+            self._ends.note(question, page + 1, listed.next_page_token, seen)
+        left = max(0, listed.total - seen)
+        return listed, (page if listed.resources else 0) + -(-left // size)
 
     @staticmethod
     def conditions(labels: Iterable[str], tags: Iterable[str], phase: int) -> builtins.list[Where]:
@@ -120,15 +174,22 @@ class Reading:
         return where
 
     def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
-        """Answer a typed list: give what is found, and how many pages it has."""
+        """Answer a typed list: give what is found, and how many pages it has.
+
+        A request has a token, or the number of a page, which may also stand in the token's place.
+        """
         rules.require_valid(request)
         condition = special.of(kind.name).lists.get(method)
         where: list[Where] = list(condition(self.store, request)) if condition is not None else []
         where += self.conditions((), getattr(request, "tags", ()), getattr(request, "phase", 0))
         size, token, page = _paging(request)
-        listed = self.list(kind, where, size, token, page)
-        size = PAGE_SIZE_DEFAULT if size <= 0 else min(size, PAGE_SIZE_MAX)
-        return listed, -(-listed.total // size)
+        if not token or (token.isascii() and token.isdigit() and len(token) < 10):
+            return self.list_numbered(kind, where, size, max(page, int(token or 0), 1))
+        listed = self.list(kind, where, size, token)
+        return listed, -(-listed.total // size_of_page(size))
+
+    def _page(self, kind: Kind, where: Sequence[Where], size: int, page_token: str) -> IndexedPage:
+        return self.store.list_indexed(kind.name, where, size, page_token, bytes_max=PAGE_BYTES_MAX)
 
     def revealed(self, resource: Resource) -> Resource:
         """Give a stored resource with readable secrets."""
@@ -167,6 +228,11 @@ class Reading:
             return self.store.get(kind.name, id)
         except NotFound as error:
             raise creation.not_found(kind, id) from error
+
+
+def size_of_page(asked: int) -> int:
+    """Give how many resources a page has at the most, for what a request says."""
+    return PAGE_SIZE_DEFAULT if asked <= 0 else min(asked, PAGE_SIZE_MAX)
 
 
 def _paging(request: Any) -> tuple[int, str, int]:

@@ -108,6 +108,41 @@ def _as_text(value: str | bytes) -> str:
     return value.decode("ascii", "backslashreplace") if isinstance(value, bytes) else value
 
 
+class _Place(NamedTuple):
+    """A field on the way to secrets: what the walk needs of its descriptor, which is slow to ask."""
+
+    field: FieldDescriptor
+    name: str
+    holds_messages: bool
+    is_map: bool
+    is_repeated: bool
+    is_always_secret: bool
+
+
+class _Way(NamedTuple):
+    """The fields of a message that lead to secrets."""
+
+    places: tuple[_Place, ...]
+    has_flag: bool
+    """Whether the message says itself if one of them is a secret."""
+
+
+@functools.cache
+def _way(message: Descriptor) -> _Way:
+    places = tuple(
+        _Place(
+            field,
+            field.name,
+            _message_in(field) is not None,
+            options.is_map(field),
+            field.is_repeated,
+            options.secret_of(field) == options.ALWAYS_SECRET,
+        )
+        for field in _fields_to_secrets(message)
+    )
+    return _Way(places, options.FLAG_FIELD in message.fields_by_name)
+
+
 def _as_bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
@@ -116,32 +151,35 @@ def _secrets(message: Message, stored: Message | None, all_secret: bool, path: p
     """Give every secret of a message that is not empty, in the order of the fields."""
     here: Any = message
     there: Any = stored
-    flagged, stored_flagged = options.is_flagged(message), options.is_flagged(stored)
-    for field in _fields_to_secrets(options.descriptor_of(message)):
-        name = field.name
-        if _message_in(field) is None:
+    way = _way(options.descriptor_of(message))
+    flagged = way.has_flag and options.is_flagged(message)
+    stored_flagged = way.has_flag and options.is_flagged(stored)
+    for place in way.places:
+        field, name = place.field, place.name
+        if not place.holds_messages:
             if options.hides(field, flagged=flagged, all_secret=all_secret) and getattr(here, name):
                 was = there is not None and options.hides(field, flagged=stored_flagged, all_secret=all_secret)
                 stored_value = getattr(there, name) if was else ""
                 yield _Secret(here, field, (*path, name), _as_text(stored_value), _as_bytes(stored_value))
             continue
-        inside = all_secret or options.secret_of(field) == options.ALWAYS_SECRET
-        for inner, stored_inner, part in _inner_messages(here, there, field):
+        inside = all_secret or place.is_always_secret
+        for inner, stored_inner, part in _inner_messages(here, there, place):
             yield from _secrets(inner, stored_inner, inside, (*path, name, *part))
 
 
-def _inner_messages(here: Any, there: Any, field: FieldDescriptor) -> Iterator[tuple[Any, Any, paths.Path]]:
+def _inner_messages(here: Any, there: Any, place: _Place) -> Iterator[tuple[Any, Any, paths.Path]]:
     """Give the messages in a field, each with the one that is stored in its place, and its place in the field."""
-    value = getattr(here, field.name)
-    stored = getattr(there, field.name) if there is not None else None
-    if options.is_map(field):
+    name = place.name
+    value = getattr(here, name)
+    stored = getattr(there, name) if there is not None else None
+    if place.is_map:
         for key in sorted(value):
             # To look up what is not in a map would put it there.
             yield value[key], stored[key] if stored is not None and key in stored else None, (str(key),)
-    elif field.is_repeated:
+    elif place.is_repeated:
         for index, entry in enumerate(value):
             yield entry, stored[index] if stored is not None and index < len(stored) else None, (index,)
-    elif here.HasField(field.name):
+    elif here.HasField(name):
         yield value, stored, ()
 
 
@@ -185,6 +223,8 @@ class Sealer:
         Does no I/O and can be repeated on other messages of the same resource. Raises `KeyRetired` where the resource
         was deleted since `prepare`, which is then to be called again.
         """
+        if self._key is None and stored is None:
+            return  # `prepare` has looked through it
         for secret in _secrets(message, stored, False, ()):
             if self._is_stored(secret):
                 secret.set(secret.stored.encode("ascii"))

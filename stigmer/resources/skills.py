@@ -21,16 +21,20 @@ from stigmer.resources.kinds import Kind
 from stigmer.resources.special.instances import ORGANIZATION
 from stigmer.resources.special.skill import TAG, VERSION, version_id
 from stigmer.resources.state import State
-from stigmer.resources.verbs import Resources, Write
+from stigmer.resources.verbs import Resources, Write, used_before
 from stigmer.resources.writing import Written
 
 PLATFORM = 1
 READY = 2
+TAG_LENGTH_MAX = 128
+"""Of what is part of an id, together with that of the skill."""
 
 
 def push(resources: Resources, kind: Kind, request: Any) -> Write:
     """Make a version of a skill; the answer is the skill. Raises `InvalidArgument` for what is no artifact of one."""
     rules.require_valid(request)
+    if len(request.tag) > TAG_LENGTH_MAX:
+        raise InvalidArgument("tag", f"has {len(request.tag)} characters; at most {TAG_LENGTH_MAX} are allowed")
     archive = archives.inspect(request.artifact)
     wanted = _wanted(kind, request, archive)
     rules.require_valid(wanted)
@@ -55,7 +59,7 @@ def push(resources: Resources, kind: Kind, request: Any) -> Write:
         for event in reversed(events):
             if event.kind == kind.name and event.op is Op.SAVE:
                 return event.value
-        raise InvalidArgument("request_id", "was used before, for something else")
+        raise used_before()
 
     def undo() -> None:
         held.close()

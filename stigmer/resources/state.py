@@ -35,14 +35,14 @@ class State(Protocol):
     def get(self, kind: str, id: str) -> Found | None:
         """Give a resource, or None."""
 
-    def find_ids(self, kind: str, index_name: str, text: str) -> dict[str, str]:
-        """Give the ids that an index has under a text, each with its qualifier (of a slug, the organization)."""
+    def find_ids(self, kind: str, index_name: str, text: str, qualifier: str | None = None) -> Sequence[str]:
+        """Give the ids that an index has under a text, oldest first; with a qualifier (of a slug: the organization)."""
 
     def save(self, kind: str, id: str, value: bytes | Message) -> None:
         """Let the commit save a resource."""
 
-    def delete(self, kind: str, id: str) -> None:
-        """Let the commit delete a resource."""
+    def delete(self, kind: str, id: str, expected_revision: int | None = None) -> None:
+        """Let the commit delete a resource; the log keeps the revision of its last event, where that is given."""
 
 
 class IndexEntry(Protocol):
@@ -83,13 +83,13 @@ class ResourceStore(Protocol):
     def get(self, kind: str, id: str) -> Resource:
         """Give a resource, or raise `NotFound`."""
 
-    def find_ids(self, kind: str, index_name: str, text: str) -> Sequence[IndexEntry]:
-        """Give what an index has under a text, oldest first."""
+    def find_ids(self, kind: str, index_name: str, text: str, qualifier: str | None = None) -> Sequence[IndexEntry]:
+        """Give what an index has under a text, oldest first; with a qualifier (of a slug: the organization)."""
 
     def list_indexed(
-        self, kind: str, where: Sequence[Where], limit: int, page_token: str = "", page: int = 0
+        self, kind: str, where: Sequence[Where], limit: int, page_token: str = "", *, bytes_max: int
     ) -> IndexedPage:
-        """Give the resources of a kind for which every condition holds, newest first."""
+        """Give the resources of a kind for which every condition holds, newest first; in no more than so many bytes."""
 
     def transact(self, operation: Callable[[Any], Any], request_id: str | None = None) -> Transacted:
         """Make a commit that an operation decides."""

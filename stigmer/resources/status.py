@@ -5,8 +5,10 @@ were; so fields are moved as bytes (`fields.py`) and parsed only where two lists
 
 - What the report has replaces what is stored, field by field; what it leaves out stays.
 - A finished execution does not change any more.
-- Tasks of a workflow are brought together by their ids. A failure that reports fewer messages than there are adds its
-  own and takes nothing away: it comes from a runner that has lost what it had.
+- Tasks of a workflow are brought together by their ids. Those without one cannot be told apart: as a whole they take
+  the place of those that are stored. So the same report again, however often, changes nothing but the audit.
+- A failure that reports fewer messages than there are adds its own and takes nothing away: it comes from a runner that
+  has lost what it had.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, cast
 
 import msgspec
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from stigmer.errors import InvalidArgument, StigmerError
@@ -80,25 +83,29 @@ def merge(state: State, kind: Kind, id: str, reported: bytes) -> Written:
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
-    report = REPORTS[kind.name]
     try:
-        resource = fields.split(found.value)
-        stored = fields.split(fields.content(resource, _STATUS))
-    except InvalidArgument:
+        value = _merged(kind, id, found.value, reported, state.time_ns)
+    except (InvalidArgument, DecodeError):
         kinds.parsed(kind, id, found.value)  # says what is wrong with it
         raise
+    state.save(kind.name, id, value)
+    return Written(kind, id, value, before=found.value)
+
+
+def _merged(kind: Kind, id: str, value: bytes, reported: bytes, now_ns: int) -> bytes:
+    report = REPORTS[kind.name]
+    resource = fields.split(value)
+    stored = fields.split(fields.content(resource, _STATUS))
     _check_not_finished(kind, id, fields.integer(stored, report.phase))
     given = fields.split(reported)
     for number in report.not_reported:
         given.pop(number, None)
     _bring_together(kind, report, stored, given)
     stored |= given
-    _fill_in_times(report, stored, given, state.time_ns)
-    stored[_AUDIT] = [fields.of_bytes(_AUDIT, _audit(fields.content(stored, _AUDIT), state.time_ns))]
+    _fill_in_times(report, stored, given, now_ns)
+    stored[_AUDIT] = [fields.of_bytes(_AUDIT, _audit(fields.content(stored, _AUDIT), now_ns))]
     resource[_STATUS] = [fields.of_bytes(_STATUS, fields.join(stored))]
-    value = fields.join(resource)
-    state.save(kind.name, id, value)
-    return Written(kind, id, value, before=found.value)
+    return fields.join(resource)
 
 
 def _check_not_finished(kind: Kind, id: str, phase: int) -> None:
@@ -112,35 +119,60 @@ def _check_not_finished(kind: Kind, id: str, phase: int) -> None:
 def _bring_together(kind: Kind, report: Report, stored: dict[int, list[bytes]], given: dict[int, list[bytes]]) -> None:
     """Replace in `given` the lists that do not simply replace the stored ones."""
     numbers = _numbers(kind)
-    keyed = dict(report.keyed)
+    keyed = report.keyed
+    keeps_all = False
     if report.appended_where_failed and fields.integer(given, report.phase) == FAILED:
         messages = numbers[report.appended_where_failed]
         if len(given.get(messages, ())) < len(stored.get(messages, ())):
             given[messages] = stored[messages] + given.get(messages, [])
-            keyed |= report.keyed_where_failed
+            keyed = keyed | report.keyed_where_failed
+            keeps_all = True
     for name, key in keyed.items():
         number = numbers[name]
-        if number in given and number in stored:
-            given[number] = _by_key(kind, name, key, stored[number], given[number])
+        if number in given:
+            given[number] = _by_key(kind, name, key, stored.get(number, ()), given[number], keeps_all=keeps_all)
 
 
-def _by_key(kind: Kind, name: str, key: str, stored: Sequence[bytes], given: Sequence[bytes]) -> list[bytes]:
-    """Bring two lists of messages together: what has the key of a stored entry changes it, field by field."""
+def _by_key(
+    kind: Kind, name: str, key: str, stored: Sequence[bytes], given: Sequence[bytes], *, keeps_all: bool
+) -> list[bytes]:
+    """Bring two lists of messages together: what has the key of a stored entry changes it, field by field.
+
+    Entries without a key take the places of such entries that are stored, unless all are to be kept.
+    """
     status: Any = GetMessageClass(_status(kind))
-    entries = getattr(status.FromString(b"".join(stored)), name)
-    by_key = {getattr(entry, key): entry for entry in entries}
-    merged = list(entries)
-    for entry in getattr(status.FromString(b"".join(given)), name):
-        known = by_key.get(getattr(entry, key)) if getattr(entry, key) else None
-        if known is None:
-            merged.append(entry)
-            by_key[getattr(entry, key)] = entry
-        else:
-            for field, _ in entry.ListFields():
-                known.ClearField(field.name)
-            known.MergeFrom(entry)
+
+    def key_of(occurrence: bytes) -> str:
+        return next((getattr(entry, key) for entry in getattr(status.FromString(occurrence), name)), "")
+
     number = _numbers(kind)[name]
-    return [fields.of_bytes(number, entry.SerializeToString(deterministic=True)) for entry in merged]
+    rest = {place: (key_of(occurrence), occurrence) for place, occurrence in enumerate(given)}
+    unnamed = [place for place, (its_key, _) in rest.items() if not its_key and not keeps_all]
+    replaces_unnamed = bool(unnamed)
+    merged: list[bytes] = []
+    at: dict[str, int] = {}
+    for occurrence in stored:
+        its_key = key_of(occurrence)
+        if its_key:
+            at[its_key] = len(merged)
+        elif replaces_unnamed:
+            if not unnamed:
+                continue
+            _, occurrence = rest.pop(unnamed.pop(0))
+        merged.append(occurrence)
+    for its_key, occurrence in rest.values():
+        if its_key in at:
+            both = _fields_in(merged[at[its_key]], number) | _fields_in(occurrence, number)
+            merged[at[its_key]] = fields.of_bytes(number, fields.join(both))
+            continue
+        if its_key:
+            at[its_key] = len(merged)
+        merged.append(occurrence)
+    return merged
+
+
+def _fields_in(occurrence: bytes, number: int) -> dict[int, list[bytes]]:
+    return fields.split(fields.content({number: [occurrence]}, number))
 
 
 def _status(kind: Kind) -> Descriptor:
@@ -160,7 +192,7 @@ def _fill_in_times(report: Report, stored: dict[int, list[bytes]], given: dict[i
         number = report.completed_at
     else:
         return
-    if not fields.content(stored, number):
+    if not fields.text(stored, number):
         stored[number] = [fields.of_bytes(number, creation.rfc3339(now_ns).encode())]
 
 

@@ -148,7 +148,7 @@ class Resources(Reading):
         def operation(state: State) -> Written:
             if not metadata.id and id not in state.find_ids(kind.name, "slug", metadata.slug):
                 raise Stale(kind, id)
-            return writing.configure(state, kind, id, wanted, sealer, only_if_changed=False)
+            return writing.configure(state, kind, id, wanted, sealer, self.random, only_if_changed=False)
 
         return self._write_one(kind, operation, size=wanted.ByteSize(), sealer=sealer)
 
@@ -166,11 +166,13 @@ class Resources(Reading):
             self._clear_away(gone)
             return value
 
-        def repeat(_events: Sequence[Event]) -> bytes:
-            # What it was is gone; that it was it, and is no more, can still be said.
-            message: Any = kind.message_class(api_version=creation.API_VERSION, kind=kind.message_name)
-            message.metadata.id = id
-            return bytes(message.SerializeToString())
+        def repeat(events: Sequence[Event]) -> bytes:
+            gone = next((one for one in events if (one.op, one.kind, one.id) == (Op.DELETE, kind.name, id)), None)
+            if gone is None or gone.expected_revision is None:
+                raise used_before()
+            # Its secrets stay sealed: their keys were destroyed.
+            (last,) = self.store.events_between(gone.expected_revision, gone.expected_revision)
+            return last.value
 
         return Write(lambda state: writing.delete(state, kind, id, self.vault.retire), answer, repeat, is_quick=False)
 
@@ -274,9 +276,11 @@ class Resources(Reading):
             for event in reversed(events):
                 if event.kind == kind.name and event.op is Op.SAVE:
                     return sealing.reveal(kind.name, event.id, event.value, self.vault)
-            raise InvalidArgument("request_id", "was used before, for something else")
+            raise used_before()
 
-        return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.discard)
+        return Write(
+            operation, answer, repeat, size, undo=sealer.discard if sealer is not None and sealer.has_key else None
+        )
 
     def _draft(self, kind: Kind, wanted: Message) -> Any:
         """Give what a caller wants as it may be created: without a status, with slug and id."""
@@ -303,7 +307,7 @@ class Resources(Reading):
                 return self.store.get(kind.name, id).id
             except NotFound:
                 pass
-        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug) if one.qualifier == org), None)
+        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug, org)), None)
 
     def _apply(self, state: State, one: _Wanted) -> Written:
         kind, metadata = one.kind, one.draft.metadata
@@ -322,7 +326,7 @@ class Resources(Reading):
             return writing.create(state, kind, one.draft, one.sealer, self.random)
         if one.sealer.has_key and id != one.id:
             raise Stale(kind, one.id)
-        return writing.configure(state, kind, id, one.message, one.sealer, only_if_changed=True)
+        return writing.configure(state, kind, id, one.message, one.sealer, self.random, only_if_changed=True)
 
     def _applied(self, written: Sequence[Written], done: Transacted | None) -> list[Applied]:
         revisions: dict[tuple[str, str], int] = {}
@@ -393,6 +397,11 @@ def _only_planned(operation: Callable[[State], Any]) -> Callable[[State], Any]:
 def _keep_keys(_kind_name: str, _id: str) -> tuple[KeyId, ...]:
     """Retire nothing: for a delete that is only planned."""
     return ()
+
+
+def used_before() -> InvalidArgument:
+    """Make the error for a request id that somebody used for another request."""
+    return InvalidArgument("request_id", "was used before, for something else", hint="make a new one for each request")
 
 
 def kind_metadata(message: Message) -> Any:

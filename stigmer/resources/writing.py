@@ -8,18 +8,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from stigmer import codec
-from stigmer.resources import creation, kinds, special
+from stigmer import codec, config, names
+from stigmer.errors import ResourceExhausted
+from stigmer.resources import creation, fields, kinds, special
 from stigmer.resources.creation import Creation, Random
 from stigmer.resources.kinds import Kind
 from stigmer.resources.sealing import Sealer
-from stigmer.resources.state import State
+from stigmer.resources.state import Found, State
 from stigmer.vault import KeyId
+
+_GONE_MAX = config.COMMIT_EVENTS_MAX
 
 
 class Written(NamedTuple):
@@ -68,13 +73,18 @@ def create(state: State, kind: Kind, draft: Message, sealer: Sealer, random: Ran
     return Written(kind, id, value)
 
 
-def configure(state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer, *, only_if_changed: bool) -> Written:
-    """Give a stored resource the spec and the metadata of `wanted`. Raises `NotFound`."""
+def configure(
+    state: State, kind: Kind, id: str, wanted: Message, sealer: Sealer, random: Random, *, only_if_changed: bool
+) -> Written:
+    """Give a stored resource spec and metadata of `wanted`. Raises `NotFound`, and what a special finds wrong."""
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
     current: Any = kinds.parsed(kind, id, found.value)
     message = _configured(current, wanted)
+    its = special.of(kind.name)
+    if its.configured is not None:
+        its.configured(Creation(state, kind, message, random), current)
     sealer.seal(message, current)
     if only_if_changed and codec.value_bytes(message) == codec.value_bytes(current):
         return Written(kind, id, found.value, is_changed=False, revision=found.revision, before=found.value)
@@ -89,44 +99,52 @@ def delete(state: State, kind: Kind, id: str, retire: Retire) -> list[Gone]:
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
-    return list(_delete(state, kind.name, id, found.value, retire, is_target=True))
+    gone = list(itertools.islice(_delete(state, kind.name, id, found, retire, is_target=True), _GONE_MAX + 1))
+    if len(gone) > _GONE_MAX:
+        raise ResourceExhausted(
+            f"more than {_GONE_MAX} resources hang on {kind.name} {names.shown(id)}, too many for one commit",
+            limit="COMMIT_EVENTS_MAX",
+            limit_value=_GONE_MAX,
+            hint="delete some of what hangs on it first, such as its sessions",
+        )
+    return gone
 
 
-def _delete(state: State, kind_name: str, id: str, value: bytes, retire: Retire, *, is_target: bool) -> Iterator[Gone]:
+def _delete(state: State, kind_name: str, id: str, found: Found, retire: Retire, *, is_target: bool) -> Iterator[Gone]:
     for child_kind, index_name in special.of(kind_name).children:
         for child_id in state.find_ids(child_kind, index_name, id):
             child = state.get(child_kind, child_id)
             if child is not None:
-                yield from _delete(state, child_kind, child_id, child.value, retire, is_target=False)
-    state.delete(kind_name, id)
-    yield Gone(kind_name, id, value, is_target, retire(kind_name, id))
+                yield from _delete(state, child_kind, child_id, child, retire, is_target=False)
+    # With the revision, so that what it was can be found in the log when the request is repeated.
+    state.delete(kind_name, id, found.revision or None)
+    yield Gone(kind_name, id, found.value, is_target, retire(kind_name, id))
 
 
 def _configured(current: Message, wanted: Message) -> Any:
     """Give the stored message with the caller's spec and metadata; identity and status as stored."""
-    message: Any = type(current)()
-    message.CopyFrom(current)
-    source: Any = type(wanted)()
-    source.CopyFrom(wanted)
+    stored: Any = current
+    message: Any = type(wanted)()
+    message.CopyFrom(wanted)
     for name in ("id", "slug", "org"):
-        setattr(source.metadata, name, getattr(message.metadata, name))
-    if message.HasField("status"):
-        source.status.CopyFrom(message.status)
-    else:
-        source.ClearField("status")
-    _replace(message, source)
+        setattr(message.metadata, name, getattr(stored.metadata, name))
+    message.ClearField("status")
+    if stored.HasField("status"):
+        message.status.CopyFrom(stored.status)
+    # To merge is to append: what the caller sent of such fields is there already, and must not be there twice.
+    message.MergeFromString(_left_out(stored.DESCRIPTOR, codec.value_bytes(stored), codec.value_bytes(message)))
     return message
 
 
-def _replace(target: Any, source: Any) -> None:
-    """Make the known fields of `target` those of `source`; unknown ones stay, in the messages inside too."""
-    rest = type(source)()
-    rest.CopyFrom(source)
-    for field in target.DESCRIPTOR.fields:
-        inside = field.message_type is not None and not field.is_repeated
-        if inside and target.HasField(field.name) and source.HasField(field.name):
-            _replace(getattr(target, field.name), getattr(source, field.name))
-            rest.ClearField(field.name)
-        else:
-            target.ClearField(field.name)
-    target.MergeFrom(rest)
+def _left_out(descriptor: Descriptor, stored: bytes, given: bytes) -> bytes:
+    """Give the unknown fields of a stored message that a given one does not have, in the messages inside too."""
+    mine, theirs = fields.split(stored), fields.split(given)
+    left_out: list[bytes] = []
+    for number, occurrences in mine.items():
+        field = descriptor.fields_by_number.get(number)
+        if field is None:
+            left_out += () if number in theirs else occurrences
+        elif field.message_type is not None and not field.is_repeated and number in theirs:
+            inside = _left_out(field.message_type, fields.content(mine, number), fields.content(theirs, number))
+            left_out += (fields.of_bytes(number, inside),) if inside else ()
+    return b"".join(left_out)

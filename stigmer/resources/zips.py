@@ -302,8 +302,9 @@ def _check_local(content: bytes, entry: Entry, end: int) -> None:
     extra = _extra_of(content[extra_at:data_at], name)
     name_bytes = content[name_at:extra_at]
     differs = name_bytes != entry.name_bytes or not entry.readings.issuperset(_unicode_path_of(extra, name_bytes, name))
-    hidden = _FLAGS_ENCRYPTED | _FLAG_PATCHED
-    if differs or method != entry.method or flags & hidden != entry.flags & hidden:
+    # How the name is written makes a difference only where it is not ASCII.
+    telling = _FLAGS_ENCRYPTED | _FLAG_PATCHED | (0 if name_bytes.isascii() else _FLAG_UTF8)
+    if differs or method != entry.method or flags & telling != entry.flags & telling:
         raise refused("is told of in one way by the directory and in another by its own header", name)
     unpacked, packed = _zip64_of(extra, name, unpacked, packed)
     told = (crc, packed, unpacked)

@@ -238,9 +238,9 @@ def _after(change: Change, before: Indexed | None) -> Indexed | None:
     """Give what is known of a resource after a change."""
     if change.value is None:
         return None
-    return Indexed(
-        change.revision if before is None else before.created_revision, terms.terms_of(change.kind, change.value)
-    )
+    if change.terms is None:
+        change.terms = terms.terms_of(change.kind, change.value)
+    return Indexed(change.revision if before is None else before.created_revision, change.terms)
 
 
 # --- reading -------------------------------------------------------------------------------------------------

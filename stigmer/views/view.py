@@ -39,6 +39,9 @@ class Change(msgspec.Struct, gc=False):
     """Whether the resource existed before this event."""
     created_revision: int = 0
     created_at_ns: int = 0
+    # Filled in by whoever works it out first, the writer's decision or the `index`.
+    terms: tuple[Any, ...] | None = None
+    """What the resource can be found by, after this event."""
 
 
 class FoldCommit(NamedTuple):

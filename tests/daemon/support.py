@@ -41,9 +41,12 @@ class DaemonProcess:
         *listen: str,
         store: StoreOptions | None = None,
         wrapper: tuple[str, ...] = (),
+        key_file: Path | None = None,
     ) -> None:
         """`wrapper` is a command that runs the daemon as its child, such as strace."""
-        options = DaemonOptions(str(data_dir), listen or (ANY_PORT,), store or StoreOptions())
+        options = DaemonOptions(
+            str(data_dir), listen or (ANY_PORT,), store or StoreOptions(), str(key_file) if key_file else None
+        )
         self._process = subprocess.Popen(
             [*wrapper, sys.executable, "-c", PROGRAM, msgspec.json.encode(options).decode()],
             stdin=subprocess.DEVNULL,

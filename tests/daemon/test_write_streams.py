@@ -14,10 +14,13 @@ import pytest
 
 from daemon.support import DaemonProcess
 from stigmer import config, wire
+from stigmer.artifacts import Artifacts
 from stigmer.client import connect
 from stigmer.daemon.server import Server
 from stigmer.pb import log_pb2, store_pb2
+from stigmer.resources.verbs import Resources
 from stigmer.store import Store
+from stigmer.vault import Vault
 
 WRITE = wire.methods(wire.STORE_SERVICE)["write"].path
 SAVE = log_pb2.Event.OP_SAVE
@@ -220,7 +223,8 @@ def test_a_full_queue_holds_a_stream_up(tmp_path: Path, monkeypatch: pytest.Monk
         return [store_pb2.WriteResponse.FromString(answer) async for answer in answers]
 
     async def run(store: Store) -> None:
-        server = Server(store, ["127.0.0.1:0"])
+        vault = Vault.open(store.directory, None, {})
+        server = Server(store, Resources(store, vault, Artifacts(str(tmp_path / "artifacts"))), ["127.0.0.1:0"])
         await server.start()
         async with grpc.aio.insecure_channel(server.listen[0]) as channel:
             for answers in await asyncio.gather(*(send(channel, number) for number in range(streams))):

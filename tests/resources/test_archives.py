@@ -82,7 +82,7 @@ def test_what_is_told_of_a_good_archive() -> None:
         skill(Part(b"a", b"x", comment=b"remark", extra=extra_field(0x5455, b"\1abcd") + b"\0\0\0")),
         skill(Part(b"a", packed=b""), Part(b"b/", packed=b"", attributes=0x10)),
         skill(Part(b"\x81", b"x", extra=unicode_path("ü".encode(), b"\x81"))),
-        skill(Part(b"\x81", b"x", extra=unicode_path(b"stale", b"of another name"))),
+        skill(Part(b"\x81", b"x", extra=unicode_path(b"../stale", b"of another name"))),
         skill(zip64={}),
         skill(zip64={}, end={"here": 0xFFFF, "entries": 0xFFFF, "size": 0xFFFFFFFF, "offset": 0xFFFFFFFF}),
         skill(
@@ -218,6 +218,24 @@ def test_a_bomb_costs_nothing() -> None:
         tracemalloc.stop()
 
 
+def test_checking_takes_little_memory() -> None:
+    """Beside the archive there is never more than a piece of what is in it."""
+    noise = random.Random(1).randbytes(8 * MIB)
+    artifact = skill(Part(b"packed", noise), Part(b"stored", noise, STORED))
+    tracemalloc.start()
+    assert inspect(artifact).unpacked_bytes == len(SKILL) + 16 * MIB
+    assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+    tracemalloc.stop()
+
+
+def test_what_fills_the_last_piece() -> None:
+    """Where all was taken in and a piece is full, what is still to come is not forgotten."""
+    noise = Part(b"noise", random.Random(1).randbytes(20_000), STORED)
+    for more in range(0, 520, 4):
+        zeros = bytes(MIB + more)
+        assert inspect(skill(noise, Part(b"zeros", zeros))).files == 3, more
+
+
 def test_a_directory_of_a_million_entries_costs_nothing() -> None:
     """The number of entries is looked at before any of them; a number that lies, after as many as it says."""
     million = 1_000_000
@@ -334,6 +352,7 @@ def test_names_that_only_some_readers_take_for_one() -> None:
         (Part(b"a", b"x", method=12), "method 12"),
         (Part(b"a", b"x", method=9), "method 9"),
         (Part(b"a", b"x", needed=64), "version 64"),
+        (Part(b"/etc/passwd", b"x"), '"/etc/passwd" is an absolute path'),
         (Part(b"\xff", flags=UTF8), "not in UTF-8 as it says"),
         (Part(b"\x81", extra=unicode_path(b"\xff", b"\x81")), "second name that is not in UTF-8"),
     ],
@@ -345,6 +364,10 @@ def test_entries_that_are_no_plain_files(part: Part, told: str) -> None:
 
 # --- lies and damage -------------------------------------------------------------------------------------
 
+MAGIC = 0x08074B50
+"""A checksum that looks like the signature of a descriptor."""
+IN_ONE_BLOCK = struct.pack("<BHH", 1, 65531, 65531 ^ 0xFFFF) + bytes(65531)
+"""What is compressed, not compressed at all, in 64 KiB."""
 OTHERWISE = "is told of in one way by the directory and in another"
 NOBODYS = "is followed by bytes that belong to no entry"
 
@@ -360,6 +383,7 @@ NOBODYS = "is followed by bytes that belong to no entry"
         (skill(Part(b"a", b"xyz", packed=deflated(b"xyz")[:-1])), "what is compressed does not end"),
         (skill(Part(b"a", b"xyz", packed=deflated(b"xyz") + b"?")), "behind the end of what is compressed"),
         (skill(Part(b"a", b"xyz", packed=deflated(b"xyz") + bytes(70_000))), "behind the end of what is compressed"),
+        (skill(Part(b"a", bytes(65531), packed=IN_ONE_BLOCK + b"?")), "behind the end of what is compressed"),
         (skill(Part(b"a", b"xyz", packed=b"\xff\xff")), '"a" is damaged'),
         (skill(Part(b"a", b"xyz", local={"name": b"b"})), OTHERWISE),
         (skill(Part(b"a", b"xyz", STORED, local={"method": DEFLATED})), OTHERWISE),
@@ -367,6 +391,7 @@ NOBODYS = "is followed by bytes that belong to no entry"
         (skill(Part(b"a", b"xyz", local={"packed_bytes": 0})), OTHERWISE),
         (skill(Part(b"a", b"xyz", local={"unpacked_bytes": 0})), OTHERWISE),
         (skill(Part(b"a", b"xyz", local={"flags": 1})), OTHERWISE),
+        (skill(Part("ü".encode(), b"x", flags=UTF8, local={"flags": 0})), OTHERWISE),
         (skill(Part(b"\x81", b"x", local={"extra": unicode_path(b"b", b"\x81")})), OTHERWISE),
         (
             skill(
@@ -384,6 +409,10 @@ NOBODYS = "is followed by bytes that belong to no entry"
         (skill(Part(b"a", b"xyz", STORED, flags=DESCRIPTOR)), NOBODYS),
         (skill(Part(b"a", b"xyz", STORED, flags=DESCRIPTOR, behind=descriptor(b"xy", b"xyz"))), NOBODYS),
         (skill(Part(b"a", b"xyz", STORED, flags=DESCRIPTOR, behind=descriptor(b"xyz", b"xyz") + b"?")), NOBODYS),
+        (
+            skill(Part(b"a", b"xyz", STORED, flags=DESCRIPTOR, crc=MAGIC, behind=struct.pack("<3I", MAGIC, 3, 3))),
+            "its checksum does not match",
+        ),
         (skill(between=b"?"), NOBODYS),
         (skill(before=b"#!/bin/sh\n"), "something was put before its first entry"),
         (b"#!/bin/sh\n" + skill(), "or something was put before or behind it"),
@@ -408,6 +437,7 @@ NOBODYS = "is followed by bytes that belong to no entry"
         (skill(end={"here": 0}), "part of a set"),
         (skill(end={"here": 0, "entries": 0}), "more than the 0 entries"),
         (skill(end={"here": 2, "entries": 2}), "shorter than its end says"),
+        (skill().replace(b"\x08\0\0\0\0\0", b"\x08\0\0\0\1\0"), "shorter than its end says"),
         (skill(Part(b"a"), end={"here": 1, "entries": 1}), "more than the 1 entries"),
         (skill(end={"size": 0}), "not where its end says"),
         (skill(end={"size": 2**32 - 1}), "not where its end says"),
@@ -415,6 +445,7 @@ NOBODYS = "is followed by bytes that belong to no entry"
         (skill(end={"comment": 1}), "it is cut off"),
         (skill(zip64={"at": 0}), "its zip64 end is not where it should be"),
         (skill(zip64={"at": 2**63}), "its zip64 end is not where it should be"),
+        (skill(zip64={})[:-42] + b"?" + skill(zip64={})[-42:], "its zip64 end is not where it should be"),
         (skill(zip64={"disks": 2}), "part of a set"),
         (skill(zip64={"length": 45}), "its two ends contradict each other"),
         (skill(zip64={"entries": 2, "here": 2}), "its two ends contradict each other"),

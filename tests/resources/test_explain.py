@@ -95,13 +95,16 @@ def test_every_path_of_every_kind_can_be_explained() -> None:
     assert sum(walk(kind, "", 4) for kind in kinds.all_kinds()) > 500
 
 
+NEEDS_A_PARENT = {"agent_execution", "workflow_execution", "workflow_instance"}
+
+
 @pytest.mark.parametrize("kind", kinds.all_kinds(), ids=lambda kind: kind.name)
 def test_the_example_of_a_kind_can_be_applied(kind: Kind, tmp_path: Path) -> None:
     """It parses, keeps the rules, and is of its kind; what it belongs to has to be there."""
     (manifest,) = manifests.parse(explain.example(kind), f"{kind.name}.yaml")
     assert manifest.kind is kind
     with opened(tmp_path) as resources:
-        if kind.name in ("agent_execution", "workflow_execution", "workflow_instance"):
+        if kind.name in NEEDS_A_PARENT:
             with pytest.raises(NotFound):
                 resources.run(lambda: resources.apply_all([(kind, manifest.message)]))
             return

@@ -191,21 +191,23 @@ def made(directory: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("known", [0, 1, 3])
+@pytest.mark.parametrize(("resources", "terms_of_each"), [(0, 32), (1, 32), (3, 3), (100, 3), (100, 32)])
 def test_what_is_kept_at_hand_changes_nothing(
-    open_projector: Callable[[str], Projector], monkeypatch: pytest.MonkeyPatch, known: int
+    open_projector: Callable[[str], Projector], monkeypatch: pytest.MonkeyPatch, resources: int, terms_of_each: int
 ) -> None:
     """With room for the terms of few resources, or of none with many terms, the rows are the same."""
     commits = random_commits(5, 80)
     expected = model_of(fold_commits(commits))
-    monkeypatch.setattr(index, "_KNOWN_MAX", known)
-    monkeypatch.setattr(index, "_KNOWN_TERMS_MAX", known)
+    monkeypatch.setattr(index, "_KNOWN_MAX", resources)
+    monkeypatch.setattr(index, "_KNOWN_TERMS_MAX", terms_of_each)
     projector = open_projector("views")
     for place, commit in enumerate(fold_commits(commits)):
         projector.fold([commit])
         if place % 4 == 0:
             projector.flush()
-        assert len(projector.view(Index)._known) <= known
+        known = projector.view(Index)._known
+        assert len(known) <= resources
+        assert all(len(indexed.terms) <= terms_of_each for indexed in known.values() if indexed is not None)
     assert index_of_rows(projector) == expected
 
 
@@ -391,13 +393,22 @@ def test_fold_does_not_build_on_rows_that_are_missing(open_projector: Callable[[
                 fold(again, ("agent", "a", value))
         assert again.checkpoint == 1
         assert rows(again) == before
-    stale = open_projector("stale")
-    fold(stale, ("agent", "a", agent("one")))
-    row = dict(rows(stale)["index_terms.1"])[b"agent/a"]
-    fold(stale, ("agent", "a", None))
-    stale.flush()
-    put(stale, "index_terms.1", b"agent/a", row)
-    stale.environment.close()
-    again = open_projector("stale")
+
+
+@pytest.mark.parametrize("created_again", [False, True])
+def test_fold_does_not_build_on_the_terms_of_an_earlier_resource(
+    open_projector: Callable[[str], Projector], created_again: bool
+) -> None:
+    """A row of terms that a delete should have taken away is not taken for that of what came under the id later."""
+    projector = open_projector("views")
+    fold(projector, ("agent", "a", agent("one")))
+    row = dict(rows(projector)["index_terms.1"])[b"agent/a"]
+    fold(projector, ("agent", "a", None))
+    if created_again:
+        fold(projector, ("agent", "a", agent("one")))
+    projector.flush()
+    put(projector, "index_terms.1", b"agent/a", row)
+    projector.environment.close()
+    again = open_projector("views")
     with pytest.raises(CorruptView, match="do not agree with the snapshot"):
         fold(again, ("agent", "a", agent("two")))

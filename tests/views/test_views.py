@@ -179,6 +179,14 @@ def test_counts_follow_saves_and_deletes(open_projector: OpenProjector) -> None:
             projector.flush()
 
 
+def test_memory_is_looked_at_while_nothing_is_folded(open_projector: OpenProjector) -> None:
+    """What a reader selects, from one view or several, it selects at the moment in which its transaction began."""
+    projector = open_projector()
+    assert projector.read_across(lambda one: one is projector and one._moment.locked(), lambda *read: read[2])
+    assert projector.read(Index, lambda view: projector._moment.locked(), lambda *read: read[2])
+    assert not projector._moment.locked()
+
+
 class Failing:
     """A view that fails when it folds, or behind a row that it has put."""
 

@@ -7,10 +7,13 @@ figure is the median of the rounds; calls that are compared take turns within a 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -173,26 +176,49 @@ async def _subscribers(address: str, rounds: int) -> list[Row]:
 
 
 async def _reports_beside(address: str, session_id: str, count: int, id: str) -> float:
-    """Give how many updates a second one execution takes that others subscribe to."""
-    async with _Services(address) as services, _Services(address) as others:
+    """Give how many updates a second one execution takes that others subscribe to, in a process of their own."""
+    async with _Services(address) as services:
         await _execution(services, session_id, id)
-        request = _method("agent_execution", "subscribe").request(value=id).SerializeToString()
-        subscribe = others.subscribe("agent_execution")
-
-        async def follow() -> None:
-            async for _ in subscribe(request):
-                pass
-
-        following = [asyncio.create_task(follow()) for _ in range(count)]
-        if count:
-            # Its first state comes when those before it have theirs.
-            last = subscribe(request)
-            await last.read()
-            last.cancel()
         updates = _updates("tools", id)
-        seconds, _ = await _play(services, [updates])
-        await asyncio.gather(*following)
-        return len(updates) / seconds
+        with _subscribed(address, id, count):
+            seconds, _ = await _play(services, [updates])
+    return len(updates) / seconds
+
+
+@contextmanager
+def _subscribed(address: str, id: str, count: int) -> Iterator[None]:
+    """Have subscribers while the block runs, and wait until each was told the end."""
+    if not count:
+        yield
+        return
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=_subscriber_process, args=(address, id, count, theirs), daemon=True)
+    process.start()
+    ours.recv()
+    yield
+    process.join()
+    assert process.exitcode == 0
+
+
+def _subscriber_process(address: str, id: str, count: int, ready: Connection) -> None:
+    """Subscribe many times; say when all have their first state, then read on to the end."""
+    request = _method("agent_execution", "subscribe").request(value=id).SerializeToString()
+
+    async def run() -> None:
+        async with _Services(address) as services:
+            subscribe = services.subscribe("agent_execution")
+            calls = [subscribe(request) for _ in range(count)]
+            await asyncio.gather(*(call.read() for call in calls))
+            ready.send(None)
+
+            async def read_on(call: Any) -> None:
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+
+            await asyncio.gather(*map(read_on, calls))
+
+    asyncio.run(run())
 
 
 # --- creates -----------------------------------------------------------------------------------------------

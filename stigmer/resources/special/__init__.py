@@ -40,6 +40,8 @@ class Special(msgspec.Struct, frozen=True):
     """What is deleted with a resource: other kinds, each with the index that has this one's id."""
     complete: Callable[[Creation], None] | None = None
     """Called when a resource is created: checks what it needs, fills it in, makes what comes into being with it."""
+    configured: Callable[[Creation, Any], None] | None = None
+    """Called when a resource is configured, with what is stored: keeps what `complete` filled in, checks the rest."""
     lists: Mapping[str, Conditions] = {}
     """What the methods that list some of the kind ask for, beside phase and tags."""
     version_of: Callable[[str, str], tuple[str, str] | None] | None = None

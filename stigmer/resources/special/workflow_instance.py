@@ -13,13 +13,18 @@ from stigmer.resources.state import ResourceStore, Where
 
 def _complete(creation: Creation) -> None:
     metadata = creation.message.metadata
-    workflow = creation.need("workflow", creation.message.spec.workflow_id).metadata
+    workflow = creation.need("workflow", creation.message.spec.workflow_id, "spec.workflow_id").metadata
     both = metadata.owner_scope == workflow.owner_scope == instances.ORGANIZATION
     if both and metadata.org != workflow.org:
         raise InvalidArgument(
             "metadata.org",
             f"is {names.shown(metadata.org)}, but the workflow {workflow.id} belongs to {names.shown(workflow.org)}",
         )
+
+
+def _configured(creation: Creation, stored: Any) -> None:
+    if creation.message.spec.workflow_id != stored.spec.workflow_id:
+        _complete(creation)
 
 
 def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
@@ -29,5 +34,6 @@ def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
 SPECIAL = Special(
     children=(("workflow_execution", "workflow_instance"),),
     complete=_complete,
+    configured=_configured,
     lists={"getByWorkflow": _of_workflow},
 )
