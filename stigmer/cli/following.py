@@ -108,6 +108,8 @@ def follow(invocation: Invocation, client: Client, resource_kind: str, id: str, 
     try:
         for state in client.subscribe(method.path, request, told=told):
             shown.print(state)
+    except NotFound as error:
+        raise NotFound(resource_kind, id, message=f"{resource_kind}/{id} was deleted") from error
     except KeyboardInterrupt:
         shown.end()
         invocation.say(f"\nresume with: stigmer logs -f {id}")

@@ -189,7 +189,8 @@ def editor(home: Path, program: str) -> dict[str, str]:
     """Make an editor of a Python program, which has the file's `path` and `text`."""
     script = home / f"editor-{len(list(home.glob('editor-*')))}.py"
     script.write_text(f"import sys, pathlib\npath = pathlib.Path(sys.argv[-1])\ntext = path.read_text()\n{program}\n")
-    return {"EDITOR": f"{sys.executable} {script} --wait", "VISUAL": ""}
+    # What is kept lies in the home of the test.
+    return {"EDITOR": f"{sys.executable} {script} --wait", "VISUAL": "", "TMPDIR": str(home)}
 
 
 def replacing(before: str, after: str) -> str:

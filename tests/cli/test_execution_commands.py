@@ -243,7 +243,7 @@ def test_logs_of_what_is_not_there_or_is_deleted_meanwhile_are_exit_code_3(share
         logs.stdout.readline()
         if ended == "deleted":
             client.resources.delete([("agent_execution", id)])
-            assert f"Error: AgentExecution not found: {id}" in finish(logs, 3)[1]
+            assert finish(logs, 3)[1] == f"Error: agent_execution/{id} was deleted\n"
         else:
             logs.send_signal(signal.SIGINT)
             assert "resume with: stigmer logs -f aex-" in finish(logs, 130)[1]
