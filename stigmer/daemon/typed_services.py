@@ -118,7 +118,7 @@ class TypedServices:
         if method.streams:
 
             async def follow(request: bytes, context: Context) -> None:
-                call = method.call(self._calls.resources, wire.parsed(method.request, request))
+                call = method.call(self._calls.resources, request)
                 assert isinstance(call, Follows)
                 try:
                     await self._watches.serve(call.kind.name, call.id, context)
@@ -129,9 +129,7 @@ class TypedServices:
 
         async def answer(request: bytes, context: Context) -> bytes:
             is_small = len(request) <= INLINE_BYTES_MAX
-            call = await self._calls.do(
-                lambda: method.call(self._calls.resources, wire.parsed(method.request, request)), is_quick=is_small
-            )
+            call = await self._calls.do(lambda: method.call(self._calls.resources, request), is_quick=is_small)
             if isinstance(call, Writes):
                 answered: bytes = await self._calls.write(call.prepare, context, is_quick=call.is_quick and is_small)
                 return answered

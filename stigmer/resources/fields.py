@@ -17,36 +17,44 @@ _GROUPS_MAX = 100
 """Groups inside each other, as protobuf itself takes them; only unknown fields are any."""
 
 
-def split(message: bytes) -> dict[int, list[bytes]]:
+Bytes = bytes | memoryview
+"""What is taken apart is not copied: parts of it are views of it."""
+Fields = dict[int, list[Bytes]]
+"""The occurrences of each field, by its number."""
+
+
+def split(message: Bytes) -> Fields:
     """Give the fields of a serialized message by their numbers: each occurrence with its tag, in their order.
 
     Raises `InvalidArgument` where the bytes are no message.
     """
-    found: dict[int, list[bytes]] = {}
+    view = memoryview(message)
+    found: Fields = {}
     for number, _, start, _, end in _fields(message):
-        found.setdefault(number, []).append(message[start:end])
+        found.setdefault(number, []).append(view[start:end])
     return found
 
 
-def join(fields: Mapping[int, Sequence[bytes]]) -> bytes:
+def join(fields: Mapping[int, Sequence[Bytes]]) -> bytes:
     """Put occurrences of fields together, in the order of their numbers."""
     return b"".join(occurrence for number in sorted(fields) for occurrence in fields[number])
 
 
-def content(fields: Mapping[int, Sequence[bytes]], number: int) -> bytes:
+def content(fields: Mapping[int, Sequence[Bytes]], number: int) -> Bytes:
     """Give what is in a field that holds a message; empty where it is not there.
 
     Occurrences are put together, which is what protobuf does with those of a message.
     """
-    return b"".join(_contents(fields, number))
+    found = _contents(fields, number)
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
-def text(fields: Mapping[int, Sequence[bytes]], number: int) -> bytes:
+def text(fields: Mapping[int, Sequence[Bytes]], number: int) -> bytes:
     """Give what is in a field that holds a string or bytes; empty where it is not there. The last occurrence counts."""
-    return next(reversed(_contents(fields, number)), b"")
+    return bytes(next(reversed(_contents(fields, number)), b""))
 
 
-def integer(fields: Mapping[int, Sequence[bytes]], number: int) -> int:
+def integer(fields: Mapping[int, Sequence[Bytes]], number: int) -> int:
     """Give the number in a field that holds a varint; 0 where it is not there. The last occurrence counts."""
     for occurrence in reversed(fields.get(number, ())):
         tag, at = _read_varint(occurrence, 0)
@@ -55,16 +63,22 @@ def integer(fields: Mapping[int, Sequence[bytes]], number: int) -> int:
     return 0
 
 
-def _contents(fields: Mapping[int, Sequence[bytes]], number: int) -> list[bytes]:
+def _contents(fields: Mapping[int, Sequence[Bytes]], number: int) -> list[Bytes]:
     """Give what is in each occurrence that has a length; to protobuf, another kind of one is an unknown field."""
     return [
         part[inside:] for part in fields.get(number, ()) for _, kind, _, inside, _ in _fields(part) if kind == _BYTES
     ]
 
 
-def of_bytes(number: int, held: bytes) -> bytes:
+def of_bytes(number: int, held: Bytes) -> bytes:
     """Give one occurrence of a field that holds a message, a string or bytes."""
-    return varint(number << 3 | _BYTES) + varint(len(held)) + held
+    return b"".join((varint(number << 3 | _BYTES), varint(len(held)), held))
+
+
+def of_message(number: int, fields: Mapping[int, Sequence[Bytes]]) -> list[Bytes]:
+    """Give one occurrence of a field that holds the message of these fields, in pieces for `join`."""
+    inside = [occurrence for inner in sorted(fields) for occurrence in fields[inner]]
+    return [varint(number << 3 | _BYTES) + varint(sum(map(len, inside))), *inside]
 
 
 def of_integer(number: int, held: int) -> bytes:
@@ -72,7 +86,7 @@ def of_integer(number: int, held: int) -> bytes:
     return varint(number << 3 | _VARINT) + varint(held) if held else b""
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+def _fields(message: Bytes) -> Iterator[tuple[int, int, int, int, int]]:
     """Give number, wire type, start of the tag, start of the content, and end of each field."""
     at, size = 0, len(message)
     while at < size:
@@ -89,7 +103,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, int, int]]:
         yield tag >> 3, kind, start, inside, at
 
 
-def _end_of(message: bytes, tag: int, at: int, depth: int) -> int:
+def _end_of(message: Bytes, tag: int, at: int, depth: int) -> int:
     """Give the end of the field whose tag ends at `at`."""
     kind = tag & 7
     if kind == _VARINT:
@@ -110,7 +124,7 @@ def _end_of(message: bytes, tag: int, at: int, depth: int) -> int:
         at = _end_of(message, inner, at, depth + 1)
 
 
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+def _read_varint(message: Bytes, at: int) -> tuple[int, int]:
     number = shift = 0
     start = at
     while at < len(message):

@@ -23,6 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from stigmer.errors import InvalidArgument, StigmerError
 from stigmer.resources import creation, fields, kinds
+from stigmer.resources.fields import Bytes, Fields
 from stigmer.resources.kinds import Kind
 from stigmer.resources.state import State
 from stigmer.resources.writing import Written
@@ -78,7 +79,7 @@ def phase_of(kind_name: str, value: bytes) -> int:
     return fields.integer(status, REPORTS[kind_name].phase)
 
 
-def merge(state: State, kind: Kind, id: str, reported: bytes) -> Written:
+def merge(state: State, kind: Kind, id: str, reported: Bytes) -> Written:
     """Merge a serialized status into the stored execution. Raises `NotFound`; `StigmerError` where it has ended."""
     found = state.get(kind.name, id)
     if found is None:
@@ -92,7 +93,7 @@ def merge(state: State, kind: Kind, id: str, reported: bytes) -> Written:
     return Written(kind, id, value, before=found.value)
 
 
-def _merged(kind: Kind, id: str, value: bytes, reported: bytes, now_ns: int) -> bytes:
+def _merged(kind: Kind, id: str, value: bytes, reported: Bytes, now_ns: int) -> bytes:
     report = REPORTS[kind.name]
     resource = fields.split(value)
     stored = fields.split(fields.content(resource, _STATUS))
@@ -103,8 +104,8 @@ def _merged(kind: Kind, id: str, value: bytes, reported: bytes, now_ns: int) -> 
     _bring_together(kind, report, stored, given)
     stored |= given
     _fill_in_times(report, stored, given, now_ns)
-    stored[_AUDIT] = [fields.of_bytes(_AUDIT, _audit(fields.content(stored, _AUDIT), now_ns))]
-    resource[_STATUS] = [fields.of_bytes(_STATUS, fields.join(stored))]
+    stored[_AUDIT] = [fields.of_bytes(_AUDIT, _audit(bytes(fields.content(stored, _AUDIT)), now_ns))]
+    resource[_STATUS] = fields.of_message(_STATUS, stored)
     return fields.join(resource)
 
 
@@ -116,7 +117,7 @@ def _check_not_finished(kind: Kind, id: str, phase: int) -> None:
         )
 
 
-def _bring_together(kind: Kind, report: Report, stored: dict[int, list[bytes]], given: dict[int, list[bytes]]) -> None:
+def _bring_together(kind: Kind, report: Report, stored: Fields, given: Fields) -> None:
     """Replace in `given` the lists that do not simply replace the stored ones."""
     numbers = _numbers(kind)
     keyed = report.keyed
@@ -134,22 +135,22 @@ def _bring_together(kind: Kind, report: Report, stored: dict[int, list[bytes]], 
 
 
 def _by_key(
-    kind: Kind, name: str, key: str, stored: Sequence[bytes], given: Sequence[bytes], *, keeps_all: bool
-) -> list[bytes]:
+    kind: Kind, name: str, key: str, stored: Sequence[Bytes], given: Sequence[Bytes], *, keeps_all: bool
+) -> list[Bytes]:
     """Bring two lists of messages together: what has the key of a stored entry changes it, field by field.
 
     Entries without a key take the places of such entries that are stored, unless all are to be kept.
     """
     status: Any = GetMessageClass(_status(kind))
 
-    def key_of(occurrence: bytes) -> str:
-        return next((getattr(entry, key) for entry in getattr(status.FromString(occurrence), name)), "")
+    def key_of(occurrence: Bytes) -> str:
+        return next((getattr(entry, key) for entry in getattr(status.FromString(bytes(occurrence)), name)), "")
 
     number = _numbers(kind)[name]
     rest = {place: (key_of(occurrence), occurrence) for place, occurrence in enumerate(given)}
     unnamed = [place for place, (its_key, _) in rest.items() if not its_key and not keeps_all]
     replaces_unnamed = bool(unnamed)
-    merged: list[bytes] = []
+    merged: list[Bytes] = []
     at: dict[str, int] = {}
     for occurrence in stored:
         its_key = key_of(occurrence)
@@ -171,7 +172,7 @@ def _by_key(
     return merged
 
 
-def _fields_in(occurrence: bytes, number: int) -> dict[int, list[bytes]]:
+def _fields_in(occurrence: Bytes, number: int) -> Fields:
     return fields.split(fields.content({number: [occurrence]}, number))
 
 
@@ -183,7 +184,7 @@ def _numbers(kind: Kind) -> dict[str, int]:
     return {field.name: field.number for field in _status(kind).fields}
 
 
-def _fill_in_times(report: Report, stored: dict[int, list[bytes]], given: dict[int, list[bytes]], now_ns: int) -> None:
+def _fill_in_times(report: Report, stored: Fields, given: Fields, now_ns: int) -> None:
     """Write down when an execution began or ended, where the runner that says so leaves it out."""
     phase = fields.integer(given, report.phase)
     if phase == IN_PROGRESS:

@@ -20,6 +20,7 @@ from stigmer.errors import Conflict, InvalidArgument, KeyRetired, NotFound, Stig
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import creation, identity, kinds, rules, sealing, status, writing
 from stigmer.resources.creation import Random
+from stigmer.resources.fields import Bytes
 from stigmer.resources.kinds import Kind
 from stigmer.resources.reading import Reading
 from stigmer.resources.sealing import Sealer
@@ -176,13 +177,16 @@ class Resources(Reading):
 
         return Write(lambda state: writing.delete(state, kind, id, self.vault.retire), answer, repeat, is_quick=False)
 
-    def update_status(self, kind: Kind, request: Any) -> Write:
-        """Merge what a runner reports into an execution; the answer is all of it."""
+    def update_status(self, kind: Kind, request: Any, reported: Bytes | None = None) -> Write:
+        """Merge what a runner reports into an execution; the answer is all of it.
+
+        `reported` is the request's status as it was sent, where it is at hand.
+        """
         rules.require_valid(request)
         id = request.execution_id
         check_id(id, "execution_id")
-        reported = request.status.SerializeToString()
-        return self._write_one(kind, lambda state: status.merge(state, kind, id, reported), size=len(reported))
+        sent = request.status.SerializeToString() if reported is None else reported
+        return self._write_one(kind, lambda state: status.merge(state, kind, id, sent), size=len(sent))
 
     # --- many at once ------------------------------------------------------------------------------------
 

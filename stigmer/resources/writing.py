@@ -19,6 +19,7 @@ from stigmer import codec, config, names
 from stigmer.errors import ResourceExhausted
 from stigmer.resources import creation, fields, kinds, special
 from stigmer.resources.creation import Creation, Random
+from stigmer.resources.fields import Bytes
 from stigmer.resources.kinds import Kind
 from stigmer.resources.sealing import Sealer
 from stigmer.resources.state import Found, State
@@ -136,10 +137,10 @@ def _configured(current: Message, wanted: Message) -> Any:
     return message
 
 
-def _left_out(descriptor: Descriptor, stored: bytes, given: bytes) -> bytes:
+def _left_out(descriptor: Descriptor, stored: Bytes, given: Bytes) -> bytes:
     """Give the unknown fields of a stored message that a given one does not have, in the messages inside too."""
     mine, theirs = fields.split(stored), fields.split(given)
-    left_out: list[bytes] = []
+    left_out: list[Bytes] = []
     for number, occurrences in mine.items():
         field = descriptor.fields_by_number.get(number)
         if field is None:

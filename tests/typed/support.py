@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from resources.contract import Method as ContractMethod
 from resources.contract import contract
@@ -213,6 +214,12 @@ class Services:
             for one in store_pb2.TailResponse.FromString(sent).commits:
                 found.append(list(_events(one)))
         return found
+
+    def save(self, kind: str, id: str, message: Message) -> None:
+        """Save what no typed call would: as the store takes it."""
+        save = self._channel.unary_unary("/stigmer.store.v1.Store/Save")
+        request = store_pb2.SaveRequest(kind=kind, id=id, value=message.SerializeToString())
+        save(request.SerializeToString(), timeout=TIMEOUT_SECONDS)
 
     @property
     def revision(self) -> int:

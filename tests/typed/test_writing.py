@@ -439,13 +439,13 @@ def test_workflow_takes_instances_and_executions(services: Services) -> None:
 
 
 def test_workflow_takes_executions_of_other_instances(services: Services) -> None:
-    """An execution that names a workflow and an instance of another one goes with either."""
+    """An execution that was stored with a workflow and an instance of another one goes with either."""
     for place in range(2):
         pair = [services.workflow.create(make("workflow", f"Mixed {place} {one}")) for one in range(2)]
         instance = pair[1].status.default_instance_id
-        run = services.workflow_execution.create(
-            workflow_execution_of("mixed", workflow=pair[0].metadata.id, instance=instance)
-        )
+        run = services.workflow_execution.create(workflow_execution_of("mixed", instance=instance))
+        run.spec.workflow_id = pair[0].metadata.id
+        services.save("workflow_execution", run.metadata.id, run)
         before = services.revision
         services.workflow.delete(value=pair[place].metadata.id)
         (commit,) = services.commits(before)

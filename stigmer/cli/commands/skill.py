@@ -185,7 +185,7 @@ def skill_pull(invocation: Invocation, ref: str, version: str, target: str) -> N
         method = methods.method_of(kind, "getArtifact")
         request = method.request(artifact_storage_key=key)
         answer = client.call(method.path, request.SerializeToString())
-    artifact = fields.content(fields.split(answer), method.response.fields_by_name["artifact"].number)
+    artifact = bytes(fields.content(fields.split(answer), method.response.fields_by_name["artifact"].number))
     count = _write_artifact(artifact, target)
     if not invocation.quiet:
         print(

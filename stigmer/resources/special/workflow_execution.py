@@ -19,14 +19,8 @@ def _complete(creation: Creation) -> None:
     if spec.workflow_instance_id:
         # The workflow is filled in, so that its executions are found by it whichever way they were made.
         instance = creation.need("workflow_instance", spec.workflow_instance_id, "spec.workflow_instance_id")
-        if spec.workflow_id and spec.workflow_id != instance.spec.workflow_id:
-            raise InvalidArgument(
-                "spec.workflow_id",
-                f"is {names.shown(spec.workflow_id)}, but the instance {spec.workflow_instance_id} is of "
-                f"{names.shown(instance.spec.workflow_id)}",
-                hint="leave it out: the workflow is that of the instance",
-            )
-        spec.workflow_id = instance.spec.workflow_id
+        spec.workflow_id = spec.workflow_id or instance.spec.workflow_id
+        _check_workflow(spec, instance)
     elif spec.workflow_id:
         workflow = creation.need("workflow", spec.workflow_id, "spec.workflow_id")
         spec.workflow_instance_id = instances.default_of(
@@ -42,11 +36,25 @@ def _complete(creation: Creation) -> None:
 def _configured(creation: Creation, stored: Any) -> None:
     """An execution stays with its workflow and its instance where none is named; others must be there."""
     spec = creation.message.spec
-    for kind_name, field in (("workflow", "workflow_id"), ("workflow_instance", "workflow_instance_id")):
-        was = getattr(stored.spec, field)
-        setattr(spec, field, getattr(spec, field) or was)
-        if getattr(spec, field) != was:
-            creation.need(kind_name, getattr(spec, field), f"spec.{field}")
+    for field in ("workflow_id", "workflow_instance_id"):
+        setattr(spec, field, getattr(spec, field) or getattr(stored.spec, field))
+    if spec.workflow_id != stored.spec.workflow_id:
+        creation.need("workflow", spec.workflow_id, "spec.workflow_id")
+    elif spec.workflow_instance_id == stored.spec.workflow_instance_id:
+        return
+    if spec.workflow_instance_id:
+        instance = creation.need("workflow_instance", spec.workflow_instance_id, "spec.workflow_instance_id")
+        _check_workflow(spec, instance)
+
+
+def _check_workflow(spec: Any, instance: Any) -> None:
+    if spec.workflow_id != instance.spec.workflow_id:
+        raise InvalidArgument(
+            "spec.workflow_id",
+            f"is {names.shown(spec.workflow_id)}, but the instance {spec.workflow_instance_id} is of "
+            f"{names.shown(instance.spec.workflow_id)}",
+            hint="leave it out: the workflow is that of the instance",
+        )
 
 
 def _of_workflow(_store: ResourceStore, request: Any) -> list[Where]:
