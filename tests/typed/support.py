@@ -217,7 +217,7 @@ class Services:
 
     def save(self, kind: str, id: str, message: Message) -> None:
         """Save what no typed call would: as the store takes it."""
-        save = self._channel.unary_unary("/stigmer.store.v1.Store/Save")
+        save = self.channel.unary_unary(wire.methods(wire.STORE_SERVICE)["save"].path)
         request = store_pb2.SaveRequest(kind=kind, id=id, value=message.SerializeToString())
         save(request.SerializeToString(), timeout=TIMEOUT_SECONDS)
 
