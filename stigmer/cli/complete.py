@@ -39,17 +39,17 @@ def complete_kind_or_reference(context: click.Context, parameter: click.Paramete
 
 
 def _references(context: click.Context, kind: str, start: str) -> list[str]:
-    from stigmer.cli.backend import answers, daemon_address
+    from stigmer.cli.backend import answers, connected, daemon_address
     from stigmer.cli.invocation import Invocation
 
-    address = daemon_address(context.ensure_object(Invocation))
+    invocation = context.ensure_object(Invocation)
+    address = daemon_address(invocation)
     if address is None or not answers(address, ANSWER_SECONDS):
         return []
-    from stigmer.client import connect
     from stigmer.resources import kinds
 
     stored_kind = kinds.store_name(kind)
-    with connect(address, timeout=ANSWER_SECONDS) as client:
+    with connected(invocation, address, ANSWER_SECONDS) as client:
         ids = [resource.id for resource in client.list(stored_kind, prefix=start, limit=OFFERED_MAX)]
         slugs = [_slug(stored_kind, resource.value) for resource in client.list(stored_kind, limit=OFFERED_MAX)]
     return sorted({slug for slug in slugs if slug.startswith(start) and slug}) + ids

@@ -14,8 +14,10 @@ import grpc
 
 from stigmer import codec, config, wire
 from stigmer.client import answers, attempts, requests
+from stigmer.client.access import Access
 from stigmer.client.attempts import Attempts
 from stigmer.client.save_many import Attempt, SaveMany
+from stigmer.config import Tls
 from stigmer.errors import Closed, NotFound, OutcomeUnknown, StigmerError
 from stigmer.model import (
     Committed,
@@ -42,13 +44,23 @@ Revisions = list[Revision]
 Messages = list[bytes]
 
 
-def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
+def connect(
+    addr: str = config.ADDR_DEFAULT,
+    timeout: float | None = 10.0,
+    *,
+    wait_for_ready: bool = False,
+    token: str | None = None,
+    tls: Tls | None = None,
+) -> Client:
     """Connect to the daemon at `HOST:PORT` or `unix:PATH`.
 
     `timeout`, in seconds, bounds each call, with the attempts it takes while the daemon is restarted; None: no bound.
     Raises `Unavailable` at once where no daemon is there, or, with `wait_for_ready`, when none has come in that time.
+
+    `token` is what the daemon asks for, and `tls` turns TLS on; a Unix socket takes neither. Raises `Unauthenticated`
+    where the token is not the daemon's.
     """
-    client = Client(addr, timeout)
+    client = Client(addr, timeout, token, tls)
     try:
         client._attach(wait_for_ready)
     except BaseException:
@@ -60,13 +72,14 @@ def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wa
 class Client:
     """A connection to a daemon. Made by `connect`."""
 
-    def __init__(self, addr: str, timeout: float | None) -> None:
+    def __init__(self, addr: str, timeout: float | None, token: str | None = None, tls: Tls | None = None) -> None:
         requests.check_timeout(timeout)
         self._address = wire.parse_address(addr)
+        self._access = Access(self._address, token, tls)
         self._timeout = timeout
         self._request_ids = requests.RequestIds()
         self._closed = threading.Event()
-        self._channel = grpc.insecure_channel(attempts.target_of(self._address), attempts.CHANNEL_OPTIONS)
+        self._channel = self._access.channel()
         self._store: dict[str, Callable[..., Any]] = self._methods(wire.STORE_SERVICE)
         self._admin: dict[str, Callable[..., Any]] = self._methods(wire.ADMIN_SERVICE)
         # Written once, by `_attach`, before anybody else has the client.
@@ -75,12 +88,12 @@ class Client:
     def _methods(self, service: str) -> dict[str, Callable[..., Any]]:
         methods: dict[str, Callable[..., Any]] = {}
         for name, method in wire.methods(service).items():
+            made: Callable[..., Any]
             if method.takes_stream:
-                methods[name] = self._channel.stream_stream(method.path)
+                made = self._channel.stream_stream(method.path)
             else:
-                methods[name] = (self._channel.unary_stream if method.streams else self._channel.unary_unary)(
-                    method.path
-                )
+                made = (self._channel.unary_stream if method.streams else self._channel.unary_unary)(method.path)
+            methods[name] = self._access.with_token(made)
         return methods
 
     def _attach(self, wait_for_ready: bool) -> None:

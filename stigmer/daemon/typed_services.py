@@ -31,9 +31,7 @@ from stigmer.resources.verbs import ATTEMPTS, RETRIED, Resources, Write
 
 T = TypeVar("T")
 
-LARGEST_REQUEST_BYTES = config.ARTIFACT_BYTES_MAX + config.MIB
-"""The largest message in either direction: an artifact in its envelope."""
-_REQUEST_BYTES_MAX = {"push": LARGEST_REQUEST_BYTES}
+_REQUEST_BYTES_MAX = {"push": config.ARTIFACT_BYTES_MAX + config.MIB}
 """Of the methods that take larger requests than the others."""
 
 
