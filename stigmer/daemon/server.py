@@ -205,7 +205,7 @@ def _options(limits: Limits, address_count: int, *, is_remote: bool) -> list[tup
         ("grpc.max_concurrent_streams", limits.connection_calls_max),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_seconds * 1000)),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(limits.ping_interval_seconds * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(limits.ping_interval_seconds * 1000)),
         # gRPC would want two hours between the pings of a connection without a call.
         ("grpc.keepalive_permit_without_calls", 1),
     ]
