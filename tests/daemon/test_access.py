@@ -24,6 +24,7 @@ from stigmer.config import AccessOptions, Auth, StoreOptions, Tls
 from stigmer.credentials import read_token
 from stigmer.errors import Unauthenticated, Unavailable
 from stigmer.pb import store_pb2
+from stigmer.pb.agentic import agentexecution_pb2
 from stigmer.store import Store
 
 STORE = wire.methods(wire.STORE_SERVICE)
@@ -171,6 +172,31 @@ def test_the_socket_of_the_data_directory_wants_no_token(closed: tuple[DaemonPro
     for shown in (None, token, "dummy-local-key"):
         with connect(own, token=shown) as client:
             assert client.status().listen == [tcp, own]
+
+
+def test_followers_over_tcp_show_the_token(closed: tuple[DaemonProcess, str]) -> None:
+    """A subscriber of one resource and a tail get what there is and what comes; without the token neither begins."""
+    process, token = closed
+    execution = agentexecution_pb2.AgentExecution(api_version="agentic.stigmer.ai/v1", kind="AgentExecution")
+    execution.metadata.id = "aex-followed"
+    subscribe = "/ai.stigmer.agentic.agentexecution.v1.AgentExecutionQueryController/subscribe"
+    asked = agentexecution_pb2.AgentExecutionId(value="aex-followed").SerializeToString()
+    followed = store_pb2.TailRequest(kinds=["agent_execution"], follow=True).SerializeToString()
+    shown = [(wire.AUTHORIZATION_KEY, f"Bearer {token}")]
+    with connect(process.info.listen[1]) as owner, grpc.insecure_channel(process.address) as channel:
+        owner.save("agent_execution", "aex-followed", execution)
+        paths = {subscribe: asked, STORE["tail"].path: followed}
+        for path, request in paths.items():
+            with pytest.raises(grpc.RpcError) as caught:
+                next(channel.unary_stream(path)(request, timeout=20))
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        calls = [channel.unary_stream(path)(request, metadata=shown, timeout=20) for path, request in paths.items()]
+        firsts = [next(call) for call in calls]
+        execution.metadata.name = "again"
+        owner.save("agent_execution", "aex-followed", execution)
+        assert all(next(call) != first for call, first in zip(calls, firsts, strict=True))
+        for call in calls:
+            call.cancel()
 
 
 def test_without_auth_a_token_is_taken_no_notice_of(tmp_path: Path) -> None:
