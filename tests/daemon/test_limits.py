@@ -341,8 +341,11 @@ def test_more_connections_than_open_files(tmp_path: Path) -> None:
         contextlib.ExitStack() as stack,
         connect(process.info.listen[1], timeout=30) as client,
     ):
+        own = process.info.listen[1].removeprefix("unix:")
         for _ in range(300):
             stack.enter_context(connected(process.address))
+            beside = stack.enter_context(socket.socket(socket.AF_UNIX))
+            beside.connect(own)
         for _ in range(20):
             client.save("k", "a", os.urandom(20_000))
         assert client.status().segments > 3
