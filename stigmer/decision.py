@@ -11,14 +11,14 @@ group may be decided twice (where views had to be mended in between), and so an 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from stigmer import codec, commits
 from stigmer.errors import AlreadyExists, Conflict, CorruptView, NotFound, StigmerError
-from stigmer.model import Committed, Delete, Revision, Save
+from stigmer.model import Committed, Delete, IndexEntry, Revision, Save
 from stigmer.views import index, snapshot, terms
 from stigmer.views.environment import DAMAGE
 from stigmer.views.index import Index, Overlay
@@ -121,10 +121,15 @@ class State:
         key = checked_key_of(kind, id)
         return self._changed[key] if key in self._changed else self._base.get(kind, key)
 
-    def find_ids(self, kind: str, index_name: str, text: str) -> dict[str, str]:
-        """Give the ids of the resources that an index has under a text, each with its qualifier; oldest first."""
+    def find_ids(self, kind: str, index_name: str, text: str, qualifier: str | None = None) -> list[str]:
+        """Give the ids of the resources that an index has under a text, oldest first.
+
+        With a qualifier, only of entries that have this one: of a slug, those of one organization.
+        """
         terms.check(kind, index_name)
-        return self._base.find_ids(terms.term_key(kind, index_name, text), self._terms.overlay())
+        wanted = None if qualifier is None else terms.qualifier_of(qualifier)
+        entries = self._base.find(terms.term_key(kind, index_name, text), self._terms.overlay())
+        return [entry.id for entry in entries if wanted is None or entry.qualifier == wanted]
 
     def save(self, kind: str, id: str, value: bytes | Message) -> None:
         """Let the commit save a resource."""
@@ -199,10 +204,9 @@ class Base:
         self._enter()
         return self._terms.overlay()
 
-    def find_ids(self, term: bytes, overlay: Overlay) -> dict[str, str]:
-        """Give id and qualifier of what has a term under an overlay, oldest first."""
-        entries = index.entries_of(self._transaction, self._databases, overlay.places(term), term)
-        return {entry.id: entry.qualifier for entry in entries}
+    def find(self, term: bytes, overlay: Overlay) -> Iterator[IndexEntry]:
+        """Give what has a term under an overlay, oldest first."""
+        return index.entries_of(self._transaction, self._databases, overlay.places(term), term)
 
     def _enter(self) -> None:
         while self._entered < len(self._accepted):
@@ -245,6 +249,8 @@ class Decision:
         self.pending: list[Ticket] = []
         """The accepted, and those whose answer rests on one: all that this group has still to make true."""
         self.commits: list[FoldCommit] = []
+        self.size = 0
+        """Of what is accepted, in bytes."""
         self._requests = projector.view(Requests)
         self._base = base
         self._next_revision = next_revision
@@ -287,6 +293,7 @@ class Decision:
         if request_id:
             self._answered[request_id] = ticket.committed
         self._next_revision = fold.last_revision + 1
+        self.size += len(ticket.payload)
         self.accepted.append(ticket)
         self.pending.append(ticket)
         self.commits.append(fold)

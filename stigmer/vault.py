@@ -239,6 +239,13 @@ class Vault:
             raise
         return vault
 
+    @classmethod
+    def without_keys(cls, directory: str) -> Vault:
+        """Make the vault that opens nothing, to read a data directory whose secrets are not asked for."""
+        vault = cls(directory, "", None)
+        vault.close()
+        return vault
+
     def close(self) -> None:
         """Forget every key and close the file. Nobody may be using the vault."""
         with self._making, self._lock:
@@ -255,10 +262,9 @@ class Vault:
         """Give the key to seal a resource's secrets with; makes one, durably, where the resource has none."""
         name = _name(kind, id)
         for slot, entry in self._entries_of(name):
-            if entry.retired or (key := self._key(slot, entry)) is None:
-                continue
+            key = self._key(slot, entry)
             with self._lock:
-                if not entry.retired:
+                if key is not None and not entry.retired:
                     entry.takers += 1
                     return key
         return self._make(name)
@@ -665,10 +671,9 @@ def _unwrap(data: bytes, slot: int, entry: _Entry, master: _Master, salt: int) -
 
     if len(data) != SLOT_BYTES or _U32.unpack_from(data)[0] != crc32c(salt, data[4:]):
         return None
-    state, size, number, id, wrapped, name = _SLOT.unpack_from(data, 4)
-    if (state, number, id, name[:size]) != (_IN_USE, slot, entry.id, entry.name):
-        return None
+    _state, _size, _slot, _id, wrapped, _name = _SLOT.unpack_from(data, 4)
     try:
+        # Where the slot has another key by now, or was moved here from elsewhere, the additional data do not fit.
         data_key = master.cipher.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], _wrapping_data(slot, entry))
     except InvalidTag:
         return None

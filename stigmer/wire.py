@@ -36,7 +36,10 @@ REQUEST_BYTES_MAX = config.COMMIT_BYTES_MAX + 64 * config.KIB
 """The largest message the daemon receives: the largest commit, in its envelope."""
 
 ANSWER_BYTES_MAX = config.COMMIT_BYTES_MAX + 4 * config.MIB
-"""The largest message a client receives: the largest commit, in its envelope."""
+"""The largest message a client of the store's own services receives: the largest commit, in its envelope."""
+
+LARGEST_MESSAGE_BYTES = config.ARTIFACT_BYTES_MAX + config.MIB
+"""The largest message in either direction: an artifact of a skill, in its envelope."""
 
 _M = TypeVar("_M", bound=Message)
 

@@ -361,7 +361,10 @@ class Writer:
         self._answer(group)
 
     def _decide(self, group: list[Ticket]) -> Decision:
-        """Number the commits that may be appended; answer the others in their tickets."""
+        """Number the commits that may be appended; answer the others in their tickets.
+
+        Where they come to more than a group may have, the last ones are taken out of the group, for the next one.
+        """
         try:
             return self._decide_once(group)
         except CorruptView as error:
@@ -372,14 +375,33 @@ class Writer:
         # Times never go back, so that a time finds one place in the log.
         time_ns = max(time.time_ns(), self._log.last_time_ns)
 
-        def work(transaction: Transaction, databases: Databases) -> Decision:
+        def work(transaction: Transaction, databases: Databases) -> tuple[Decision, int]:
             base = Base(self.projector, transaction, databases, time_ns)
             decision = Decision(self.projector, base, self._log.next_revision, self._value_bytes_max)
-            for ticket in group:
+            for place, ticket in enumerate(group):
+                # A small report of a large execution becomes a large commit, which nobody knew when it was queued.
+                if decision.size >= config.GROUP_BYTES_MAX:
+                    return decision, place
                 decision.take(ticket)
-            return decision
+            return decision, len(group)
 
-        return self.projector.environment.read(work)
+        decision, decided = self.projector.environment.read(work)
+        self._put_back(group, decided)
+        return decision
+
+    def _put_back(self, group: list[Ticket], first: int) -> None:
+        """Leave what is in a group from a place on to the next group."""
+        rest = group[first:]
+        if not rest:
+            return
+        with self._lock:
+            failure = self.failure
+            if failure is None:
+                del group[first:]
+                self._queue.extendleft(reversed(rest))
+                self._queue_bytes += sum(ticket.size + config.COMMIT_OVERHEAD_BYTES for ticket in rest)
+        if failure is not None:
+            raise failure
 
     def _sync(self) -> None:
         started = time.monotonic()

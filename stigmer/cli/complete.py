@@ -11,7 +11,7 @@ import click
 ANSWER_SECONDS = 0.3
 """Nobody waits longer than this for a completion."""
 OFFERED_MAX = 50
-"""Every one of them is read with its value."""
+"""Every one of them is read with its value; of the slugs, those of the newest are offered."""
 
 
 def complete_kind(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
@@ -38,6 +38,27 @@ def complete_kind_or_reference(context: click.Context, parameter: click.Paramete
     return complete_kind(context, parameter, text)
 
 
+def complete_execution(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Offer the newest executions by their ids."""
+    try:
+        return [
+            id
+            for kind in ("agent_execution", "workflow_execution")
+            for id in _references(context, kind, text)
+            if id.startswith(text)
+        ]
+    except Exception:
+        return []
+
+
+def complete_skill(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Offer the newest skills by slug and by id."""
+    try:
+        return _references(context, "skill", text)
+    except Exception:
+        return []
+
+
 def _references(context: click.Context, kind: str, start: str) -> list[str]:
     from stigmer.cli.backend import answers, connected, daemon_address
     from stigmer.cli.invocation import Invocation
@@ -46,17 +67,14 @@ def _references(context: click.Context, kind: str, start: str) -> list[str]:
     address = daemon_address(invocation)
     if address is None or not answers(address, ANSWER_SECONDS):
         return []
-    from stigmer.resources import kinds
-
-    stored_kind = kinds.store_name(kind)
-    with connected(invocation, address, ANSWER_SECONDS) as client:
-        ids = [resource.id for resource in client.list(stored_kind, prefix=start, limit=OFFERED_MAX)]
-        slugs = [_slug(stored_kind, resource.value) for resource in client.list(stored_kind, limit=OFFERED_MAX)]
-    return sorted({slug for slug in slugs if slug.startswith(start) and slug}) + ids
-
-
-def _slug(kind: str, value: bytes) -> str:
     from stigmer.resources import kinds, present
 
-    message = kinds.decode(kind, value)
-    return present.summary(message).slug if message is not None else ""
+    known = kinds.find(kind)
+    slugs: set[str] = set()
+    with connected(invocation, address, ANSWER_SECONDS) as client:
+        ids = [one.id for one in client.list(kinds.store_name(kind), prefix=start, limit=OFFERED_MAX)]
+        if known is not None:
+            for resource in client.resources.list(known.name, limit=OFFERED_MAX).resources:
+                message = kinds.decode(known, resource.value)
+                slugs.add(present.summary(message).slug if message is not None else "")
+    return sorted(slug for slug in slugs if slug and slug.startswith(start)) + ids

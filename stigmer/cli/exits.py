@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+from typing import TextIO
 
 from stigmer import errors
 
@@ -44,18 +45,18 @@ def exit_code_of(error: errors.StigmerError) -> ExitCode:
     return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
 
 
-def colour_on_stderr(setting: str) -> bool:
-    """Say whether messages are coloured: only on a terminal, and not where `NO_COLOR` is set."""
+def colour_on(stream: TextIO, setting: str) -> bool:
+    """Say whether what goes to a stream is coloured: only on a terminal, and not where `NO_COLOR` is set."""
     if setting in ("always", "never"):
         return setting == "always"
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def print_error(message: str, hint: str | None, color: str = "auto") -> None:
     """Write an error and its hint to stderr."""
     from stigmer.cli.units import visible
 
-    red, dim, plain = ("\x1b[1;31m", "\x1b[2m", "\x1b[0m") if colour_on_stderr(color) else ("", "", "")
+    red, dim, plain = ("\x1b[1;31m", "\x1b[2m", "\x1b[0m") if colour_on(sys.stderr, color) else ("", "", "")
     # An error may quote what it was given; a line break in it must not pass for a line of ours.
     first, *more = [visible(line) for line in message.splitlines()] or [""]
     lines = [f"{red}Error:{plain} {first}", *(f"  {line}" for line in more)]

@@ -21,9 +21,20 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             _entry("apply", "apply", "Create or update resources from manifests."),
             _entry("get", "get", "Print resources."),
             _entry("list", "get", "List the resources of a kind, or count them per kind."),
+            _entry("diff", "diff", "Show what an apply of manifests would change."),
+            _entry("edit", "edit", "Edit a resource in an editor, and apply it."),
             _entry("delete", "delete", "Delete resources."),
             _entry("save", "save", "Save the bytes of a file as KIND/ID."),
             _entry("tail", "tail", "Print the log, and follow it."),
+        ),
+    ),
+    (
+        "Agents at work",
+        (
+            _entry("run", "run", "Run an agent or a workflow, and follow the execution."),
+            _entry("logs", "logs", "Print what happened in an execution."),
+            _entry("wait", "wait", "Wait until an execution is in a phase, or a resource is deleted."),
+            _entry("skill", "skill", "Push, list and pull the versions of skills."),
         ),
     ),
     (

@@ -7,24 +7,30 @@ bytes: of a known kind they are `undecodable`, of another they are in base64.
 from __future__ import annotations
 
 import base64
+import difflib
 from typing import TYPE_CHECKING
 
 from stigmer.cli.output import rfc3339, yaml_text
 from stigmer.cli.references import Reference
-from stigmer.cli.units import age, size
-from stigmer.errors import InvalidArgument, NotFound
+from stigmer.cli.units import age, size, visible
+from stigmer.errors import NotFound
 from stigmer.resources import kinds, present
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from stigmer.cli.backend import AnyStore
-    from stigmer.model import Resource
+    from stigmer.cli.sources import Source
+    from stigmer.model import Event, Resource
     from stigmer.resources.kinds import Kind
 
 HEADERS = ("ID", "NAME", "REVISION", "UPDATED")
 HEADERS_WIDE = ("ID", "NAME", "SLUG", "ORG", "PHASE", "SIZE", "REVISION", "UPDATED", "CREATED")
 ABSENT = "-"
+
+LOOKED_AT_MAX = 500
+"""Among so many of the newest resources of a kind a close name is looked for."""
+LOOKED_AT_IDS_MAX = 100
+"""The same, of a kind that is not the platform's, whose values come with every look."""
 
 
 def value_shown(kind: str, value: bytes, show_secrets: bool) -> dict[str, object]:
@@ -38,6 +44,12 @@ def value_shown(kind: str, value: bytes, show_secrets: bool) -> dict[str, object
     return {"value": present.as_dict(message, show_secrets=show_secrets)}
 
 
+def event_value_shown(source: Source, event: Event) -> dict[str, object]:
+    """Give the part of a record that shows the value of an event."""
+    value = source.stored_or_revealed(event.kind, event.id, event.value)
+    return value_shown(event.kind, value, source.show_secrets)
+
+
 def _known(kind: str) -> Kind | None:
     """Give the kind whose name in the store is exactly this; None where it is no known one."""
     found = kinds.find(kind)
@@ -49,15 +61,34 @@ def _message(resource: Resource) -> Message | None:
     return None if known is None else kinds.decode(known, resource.value)
 
 
-def find(store: AnyStore, reference: Reference) -> Resource:
-    """Give the resource that a reference names, by its id or slug. Raises `NotFound` with close names in its hint."""
-    try:
-        return store.get(reference.kind, reference.text)
-    except (NotFound, InvalidArgument):
-        pass  # no id, or not even the form of one; what knows slugs costs more to import
-    from stigmer.resources import operations
+def find(source: Source, reference: Reference) -> Resource:
+    """Give the resource that a reference names: by its id, or its slug where the kind is one of the platform's.
 
-    return operations.find(store, reference.kind, reference.text)
+    Secrets in it are readable. Raises `NotFound` with close names in its hint.
+    """
+    kind, text = reference
+    known = _known(kind)
+    try:
+        return source.store.get(kind, text) if known is None else source.resources.find(kind, text)
+    except NotFound as error:
+        if known is None:
+            candidates = [resource.id for resource in source.store.list(kind, limit=LOOKED_AT_IDS_MAX)]
+            if not candidates and (meant := kinds.near(kind)):
+                hint = f"did you mean the kind {meant}? see the kinds: stigmer kinds"
+                raise NotFound(kind, text, hint=hint) from error
+        else:
+            # One page, whose size is bounded in bytes too.
+            listed = source.resources.list(kind, limit=LOOKED_AT_MAX).resources
+            slugs = (
+                present.summary(message).slug
+                for one in listed
+                if (message := kinds.decode(known, one.value)) is not None
+            )
+            candidates = [*dict.fromkeys(slugs), *(one.id for one in listed)]
+        close = difflib.get_close_matches(text, candidates, 3)
+        meant_names = f"did you mean {visible(' or '.join(close))}? " if close else ""
+        plural = known.plural if known is not None else kind
+        raise NotFound(kind, text, hint=f"{meant_names}see what is there: stigmer list {plural}") from error
 
 
 def row_of(resource: Resource, now: float, *, wide: bool) -> tuple[object, ...]:

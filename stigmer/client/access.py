@@ -27,7 +27,7 @@ class Access:
     def __init__(self, address: Address, token: str | None, tls: Tls | None) -> None:
         """Raises `InvalidArgument` where something is not a token, or a certificate cannot be used."""
         self._address = address
-        self._metadata: tuple[tuple[str, str], ...] | None = None
+        self._metadata: tuple[tuple[str, str], ...] = ()
         self._credentials: grpc.ChannelCredentials | None = None
         if token is not None:
             credentials.check_token(token, "token")
@@ -45,9 +45,10 @@ class Access:
             )
         self._metadata = ((wire.AUTHORIZATION_KEY, f"Bearer {token}"),)
 
-    def with_token(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Give a method of a channel that shows the token by itself."""
-        return method if self._metadata is None else functools.partial(method, metadata=self._metadata)
+    def with_token(self, method: Callable[..., Any], *metadata: tuple[str, str]) -> Callable[..., Any]:
+        """Give a method of a channel that by itself shows the token, and sends what else is given here."""
+        shown = self._metadata + metadata
+        return functools.partial(method, metadata=shown) if shown else method
 
     def channel(self) -> grpc.Channel:
         """Make the connection of the blocking client."""

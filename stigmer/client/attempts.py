@@ -23,8 +23,8 @@ from stigmer.errors import StigmerError, Unavailable
 from stigmer.wire import Address
 
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", wire.ANSWER_BYTES_MAX),
-    ("grpc.max_send_message_length", wire.ANSWER_BYTES_MAX),
+    ("grpc.max_receive_message_length", wire.LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", wire.LARGEST_MESSAGE_BYTES),
     # A daemon that is restarted is found again soon.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),

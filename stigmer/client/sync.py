@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import grpc
 
-from stigmer import codec, config, wire
+from stigmer import codec, config, names, wire
 from stigmer.client import answers, attempts, requests
 from stigmer.client.access import Access
 from stigmer.client.attempts import Attempts
+from stigmer.client.resources import RemoteResources
 from stigmer.client.save_many import Attempt, SaveMany
 from stigmer.config import Tls
 from stigmer.errors import Closed, NotFound, OutcomeUnknown, StigmerError
@@ -42,6 +43,11 @@ Resources = list[Resource]
 FoundResources = list[Resource | None]
 Revisions = list[Revision]
 Messages = list[bytes]
+
+_LOOK_SECONDS = 10.0
+"""How long one look for a daemon that was lost takes."""
+_SECONDS_LEFT_MIN = 0.001
+"""What `Attempts` gives when nothing is left."""
 
 
 def connect(
@@ -82,6 +88,9 @@ class Client:
         self._channel = self._access.channel()
         self._store: dict[str, Callable[..., Any]] = self._methods(wire.STORE_SERVICE)
         self._admin: dict[str, Callable[..., Any]] = self._methods(wire.ADMIN_SERVICE)
+        self._typed: dict[str, Callable[..., Any]] = self._methods(wire.RESOURCES_SERVICE)
+        self.resources = RemoteResources(self._call_typed, self._request_ids)
+        """Resources of the platform's kinds, by id or slug, with what the daemon knows of them."""
         # Written once, by `_attach`, before anybody else has the client.
         self._store_id = ""
 
@@ -256,6 +265,74 @@ class Client:
                 if not for_ever:
                     raise
 
+    # --- the platform's services ---
+
+    def call(self, path: str, request: bytes, request_id: str | None = None) -> bytes:
+        """Call a unary method of the platform's services by its path, such as `/PACKAGE.SERVICE/create`.
+
+        Request and answer are serialized. It may be sent again while the daemon is restarted; it is applied once.
+        """
+        chosen = request_id or self._request_ids.next()
+        names.check_request_id(chosen)
+        method = self._access.with_token(self._channel.unary_unary(path), (wire.REQUEST_ID_KEY, chosen))
+        return self._call(method, request, request_id=chosen)
+
+    def subscribe(
+        self,
+        path: str,
+        request: bytes,
+        *,
+        timeout: float | None = None,
+        told: Callable[[bool], None] | None = None,
+    ) -> Iterator[bytes]:
+        """Follow what a `subscribe` of the platform's services sends: serialized states, to the last one.
+
+        A restart of the daemon is waited for, and then the state of that moment comes, perhaps once more; `told` is
+        called with False when the daemon is lost and with True when it is there again. Raises `NotFound` where there
+        is no such resource, or none any more, and `DeadlineExceeded` after `timeout` seconds in all.
+        """
+        method = self._access.with_token(self._channel.unary_stream(path))
+        tries = Attempts(self._address, timeout, can_wait=True)
+        while True:
+            call = self._begin(method, request, tries)
+            try:
+                yield from call
+                return
+            except grpc.RpcError as error:
+                self._raise_if_closed(error)
+                if not attempts.is_passing(error):
+                    raise attempts.typed(error, self._address) from error
+                lost = error
+            finally:
+                call.cancel()
+            if told is not None:
+                told(False)
+            self._wait_for_same_store(tries, lost)
+            if told is not None:
+                told(True)
+
+    def _wait_for_same_store(self, tries: Attempts, lost: grpc.RpcError) -> None:
+        """Wait until the daemon is there again, which must serve the store that it served before."""
+        failures = 0
+        while True:
+            left = tries.seconds_left
+            if left is not None and left <= _SECONDS_LEFT_MIN:
+                raise tries.timed_out(lost) from lost
+            delay = attempts.backoff_seconds(failures)
+            self._pause(delay if left is None else min(delay, left))
+            failures += 1
+            look = Attempts(self._address, min(_LOOK_SECONDS, left or _LOOK_SECONDS), can_wait=True)
+            try:
+                found = answers.status(self._call_within(look, self._admin["status"], b"")).store_id
+            except OutcomeUnknown:
+                continue
+            if found != self._store_id:
+                raise attempts.wrong_store(self._address, self._store_id, found)
+            return
+
+    def _call_typed(self, name: str, request: bytes, request_id: str | None) -> bytes:
+        return self._call(self._typed[name], request, request_id=request_id)
+
     # --- a look inside ---
 
     def status(self) -> Status:
@@ -302,7 +379,11 @@ class Client:
     def _call(
         self, method: Callable[..., bytes], request: bytes, *, request_id: str | None = None, can_wait: bool = True
     ) -> bytes:
-        tries = Attempts(self._address, self._timeout, can_wait=can_wait, request_id=request_id)
+        return self._call_within(
+            Attempts(self._address, self._timeout, can_wait=can_wait, request_id=request_id), method, request
+        )
+
+    def _call_within(self, tries: Attempts, method: Callable[..., bytes], request: bytes) -> bytes:
         return self._tried(
             lambda: method(request, timeout=tries.seconds_left, wait_for_ready=tries.wait_for_ready), tries
         )

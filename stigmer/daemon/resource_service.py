@@ -15,7 +15,6 @@ from stigmer.model import Resource
 from stigmer.pb import resources_pb2, store_pb2
 from stigmer.resources import kinds, sealing
 from stigmer.resources.kinds import Kind
-from stigmer.resources.state import Where
 from stigmer.resources.verbs import Applied, Deleted
 
 
@@ -31,11 +30,12 @@ class ResourceService:
         asked = await self._calls.do(lambda: wire.parsed(resources_pb2.ApplyRequest, request), is_quick=False)
         _check_count("wanted", len(asked.wanted))
         wanted = [_message(place, one.kind, one.value) for place, one in enumerate(asked.wanted)]
+        expected = [one.expected_revision for one in asked.wanted]
         if asked.dry_run:
             applied = await self._calls.do(lambda: self._resources.plan_all(wanted), is_quick=False)
         else:
             applied = await self._calls.write(
-                lambda: self._resources.apply_all(wanted), context, asked.request_id, is_quick=False
+                lambda: self._resources.apply_all(wanted, expected), context, asked.request_id, is_quick=False
             )
         return resources_pb2.ApplyResponse(
             applied=[self._applied(one, with_values=asked.dry_run) for one in applied]
@@ -51,10 +51,7 @@ class ResourceService:
         """Give the resources of a kind that pass a filter."""
         asked = wire.parsed(resources_pb2.ListRequest, request)
         kind = _kind(asked.kind)
-        where: list[Where] = [("label", (label,)) for label in dict.fromkeys(asked.labels)]
-        where += (("tag", (tag,)) for tag in dict.fromkeys(asked.tags))
-        if asked.phase:
-            where.append(("phase", (str(asked.phase),)))
+        where = self._resources.conditions(asked.labels, asked.tags, asked.phase)
         listed = await self._calls.do(
             lambda: self._resources.list(kind, where, asked.limit or config.GET_KEYS_MAX, asked.page_token),
             is_quick=False,

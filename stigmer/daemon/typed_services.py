@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from stigmer import config, wire
+from stigmer import wire
 from stigmer.daemon import handlers
 from stigmer.daemon.commit_queue import CommitQueue
 from stigmer.daemon.handlers import Context
@@ -31,7 +31,7 @@ from stigmer.resources.verbs import ATTEMPTS, RETRIED, Resources, Write
 
 T = TypeVar("T")
 
-_REQUEST_BYTES_MAX = {"push": config.ARTIFACT_BYTES_MAX + config.MIB}
+_REQUEST_BYTES_MAX = {"push": wire.LARGEST_MESSAGE_BYTES}
 """Of the methods that take larger requests than the others."""
 
 
@@ -43,8 +43,13 @@ class Calls:
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(2, "stigmer-resources")
+        self._preparing = ThreadPoolExecutor(2, "stigmer-writes")
         self._writes: set[asyncio.Task[Any]] = set()
         """Under way. The event loop itself does not keep them."""
+
+    async def _prepare(self, prepare: Callable[[], Write], *, is_quick: bool) -> Write:
+        # On threads of their own: a push takes long, and lists do not wait for it.
+        return prepare() if is_quick else await self._loop.run_in_executor(self._preparing, prepare)
 
     async def do(self, work: Callable[[], T], *, is_quick: bool) -> T:
         """Do some work."""
@@ -57,20 +62,28 @@ class Calls:
 
         The request id may be given, or be in the call's metadata.
         """
-        writing = self._loop.create_task(self._write(prepare, request_id or request_id_of(context), is_quick=is_quick))
+        request_id = request_id or request_id_of(context)
+        first = prepare() if is_quick else None
+        if first is not None and first.is_quick and first.undo is None:
+            # Nothing comes after it that a caller who goes away could leave undone.
+            return await self._write(prepare, first, request_id, is_quick=is_quick)
+        writing = self._loop.create_task(self._write(prepare, first, request_id, is_quick=is_quick))
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
         return await asyncio.shield(writing)
 
-    async def _write(self, prepare: Callable[[], Write], request_id: str, *, is_quick: bool) -> Any:
+    async def _write(
+        self, prepare: Callable[[], Write], write: Write | None, request_id: str, *, is_quick: bool
+    ) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
-            write = await self.do(prepare, is_quick=is_quick)
+            write = write or await self._prepare(prepare, is_quick=is_quick)
             try:
                 done = await self._queue.transact(write.operation, request_id, write.size)
             except StigmerError as error:
                 if write.undo is not None:
                     await self.do(write.undo, is_quick=False)
                 if isinstance(error, RETRIED) and attempt < ATTEMPTS:
+                    write = None
                     continue
                 raise
             plain = write.is_quick and not done.is_repeat and write.size <= INLINE_BYTES_MAX
@@ -82,6 +95,7 @@ class Calls:
         if self._writes:
             await asyncio.wait(self._writes)
         self._threads.shutdown(wait=False)
+        self._preparing.shutdown(wait=False)
 
 
 class TypedServices:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stigmer.pb import store_pb2 as stigmer_dot_pb_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astigmer/pb/resources.proto\x12\x14stigmer.resources.v1\x1a\x16stigmer/pb/store.proto\"a\n\x0c\x41pplyRequest\x12,\n\x06wanted\x18\x01 \x03(\x0b\x32\x1c.stigmer.resources.v1.Wanted\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"%\n\x06Wanted\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"?\n\rApplyResponse\x12.\n\x07\x61pplied\x18\x01 \x03(\x0b\x32\x1d.stigmer.resources.v1.Applied\"s\n\x07\x41pplied\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04slug\x18\x03 \x01(\t\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12\x0e\n\x06\x62\x65\x66ore\x18\x06 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x07 \x01(\x0c\"5\n\x0b\x46indRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\x0b\n\x03org\x18\x03 \x01(\t\"k\n\x0bListRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\r\n\x05phase\x18\x04 \x01(\x05\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"e\n\x0cListResponse\x12-\n\tresources\x18\x01 \x03(\x0b\x32\x1a.stigmer.store.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"h\n\rDeleteRequest\x12\x32\n\x07targets\x18\x01 \x03(\x0b\x32!.stigmer.resources.v1.FindRequest\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"@\n\x0e\x44\x65leteResponse\x12.\n\x07\x64\x65leted\x18\x01 \x03(\x0b\x32\x1d.stigmer.resources.v1.Deleted\"V\n\x07\x44\x65leted\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04slug\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x11\n\tis_target\x18\x05 \x01(\x08\"=\n\rRevealRequest\x12,\n\x06values\x18\x01 \x03(\x0b\x32\x1c.stigmer.resources.v1.Stored\"1\n\x06Stored\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\" \n\x0eRevealResponse\x12\x0e\n\x06values\x18\x01 \x03(\x0c\x32\x9d\x03\n\tResources\x12P\n\x05\x41pply\x12\".stigmer.resources.v1.ApplyRequest\x1a#.stigmer.resources.v1.ApplyResponse\x12\x45\n\x04\x46ind\x12!.stigmer.resources.v1.FindRequest\x1a\x1a.stigmer.store.v1.Resource\x12M\n\x04List\x12!.stigmer.resources.v1.ListRequest\x1a\".stigmer.resources.v1.ListResponse\x12S\n\x06\x44\x65lete\x12#.stigmer.resources.v1.DeleteRequest\x1a$.stigmer.resources.v1.DeleteResponse\x12S\n\x06Reveal\x12#.stigmer.resources.v1.RevealRequest\x1a$.stigmer.resources.v1.RevealResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astigmer/pb/resources.proto\x12\x14stigmer.resources.v1\x1a\x16stigmer/pb/store.proto\"a\n\x0c\x41pplyRequest\x12,\n\x06wanted\x18\x01 \x03(\x0b\x32\x1c.stigmer.resources.v1.Wanted\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"@\n\x06Wanted\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\x04\"?\n\rApplyResponse\x12.\n\x07\x61pplied\x18\x01 \x03(\x0b\x32\x1d.stigmer.resources.v1.Applied\"s\n\x07\x41pplied\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04slug\x18\x03 \x01(\t\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12\x0e\n\x06\x62\x65\x66ore\x18\x06 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x07 \x01(\x0c\"5\n\x0b\x46indRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\x0b\n\x03org\x18\x03 \x01(\t\"k\n\x0bListRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12\r\n\x05phase\x18\x04 \x01(\x05\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"e\n\x0cListResponse\x12-\n\tresources\x18\x01 \x03(\x0b\x32\x1a.stigmer.store.v1.Resource\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"h\n\rDeleteRequest\x12\x32\n\x07targets\x18\x01 \x03(\x0b\x32!.stigmer.resources.v1.FindRequest\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"@\n\x0e\x44\x65leteResponse\x12.\n\x07\x64\x65leted\x18\x01 \x03(\x0b\x32\x1d.stigmer.resources.v1.Deleted\"V\n\x07\x44\x65leted\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04slug\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x11\n\tis_target\x18\x05 \x01(\x08\"=\n\rRevealRequest\x12,\n\x06values\x18\x01 \x03(\x0b\x32\x1c.stigmer.resources.v1.Stored\"1\n\x06Stored\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\" \n\x0eRevealResponse\x12\x0e\n\x06values\x18\x01 \x03(\x0c\x32\x9d\x03\n\tResources\x12P\n\x05\x41pply\x12\".stigmer.resources.v1.ApplyRequest\x1a#.stigmer.resources.v1.ApplyResponse\x12\x45\n\x04\x46ind\x12!.stigmer.resources.v1.FindRequest\x1a\x1a.stigmer.store.v1.Resource\x12M\n\x04List\x12!.stigmer.resources.v1.ListRequest\x1a\".stigmer.resources.v1.ListResponse\x12S\n\x06\x44\x65lete\x12#.stigmer.resources.v1.DeleteRequest\x1a$.stigmer.resources.v1.DeleteResponse\x12S\n\x06Reveal\x12#.stigmer.resources.v1.RevealRequest\x1a$.stigmer.resources.v1.RevealResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYREQUEST']._serialized_start=76
   _globals['_APPLYREQUEST']._serialized_end=173
   _globals['_WANTED']._serialized_start=175
-  _globals['_WANTED']._serialized_end=212
-  _globals['_APPLYRESPONSE']._serialized_start=214
-  _globals['_APPLYRESPONSE']._serialized_end=277
-  _globals['_APPLIED']._serialized_start=279
-  _globals['_APPLIED']._serialized_end=394
-  _globals['_FINDREQUEST']._serialized_start=396
-  _globals['_FINDREQUEST']._serialized_end=449
-  _globals['_LISTREQUEST']._serialized_start=451
-  _globals['_LISTREQUEST']._serialized_end=558
-  _globals['_LISTRESPONSE']._serialized_start=560
-  _globals['_LISTRESPONSE']._serialized_end=661
-  _globals['_DELETEREQUEST']._serialized_start=663
-  _globals['_DELETEREQUEST']._serialized_end=767
-  _globals['_DELETERESPONSE']._serialized_start=769
-  _globals['_DELETERESPONSE']._serialized_end=833
-  _globals['_DELETED']._serialized_start=835
-  _globals['_DELETED']._serialized_end=921
-  _globals['_REVEALREQUEST']._serialized_start=923
-  _globals['_REVEALREQUEST']._serialized_end=984
-  _globals['_STORED']._serialized_start=986
-  _globals['_STORED']._serialized_end=1035
-  _globals['_REVEALRESPONSE']._serialized_start=1037
-  _globals['_REVEALRESPONSE']._serialized_end=1069
-  _globals['_RESOURCES']._serialized_start=1072
-  _globals['_RESOURCES']._serialized_end=1485
+  _globals['_WANTED']._serialized_end=239
+  _globals['_APPLYRESPONSE']._serialized_start=241
+  _globals['_APPLYRESPONSE']._serialized_end=304
+  _globals['_APPLIED']._serialized_start=306
+  _globals['_APPLIED']._serialized_end=421
+  _globals['_FINDREQUEST']._serialized_start=423
+  _globals['_FINDREQUEST']._serialized_end=476
+  _globals['_LISTREQUEST']._serialized_start=478
+  _globals['_LISTREQUEST']._serialized_end=585
+  _globals['_LISTRESPONSE']._serialized_start=587
+  _globals['_LISTRESPONSE']._serialized_end=688
+  _globals['_DELETEREQUEST']._serialized_start=690
+  _globals['_DELETEREQUEST']._serialized_end=794
+  _globals['_DELETERESPONSE']._serialized_start=796
+  _globals['_DELETERESPONSE']._serialized_end=860
+  _globals['_DELETED']._serialized_start=862
+  _globals['_DELETED']._serialized_end=948
+  _globals['_REVEALREQUEST']._serialized_start=950
+  _globals['_REVEALREQUEST']._serialized_end=1011
+  _globals['_STORED']._serialized_start=1013
+  _globals['_STORED']._serialized_end=1062
+  _globals['_REVEALRESPONSE']._serialized_start=1064
+  _globals['_REVEALRESPONSE']._serialized_end=1096
+  _globals['_RESOURCES']._serialized_start=1099
+  _globals['_RESOURCES']._serialized_end=1512
 # @@protoc_insertion_point(module_scope)

@@ -18,12 +18,14 @@ class ApplyRequest(_message.Message):
     def __init__(self, wanted: _Optional[_Iterable[_Union[Wanted, _Mapping]]] = ..., dry_run: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Wanted(_message.Message):
-    __slots__ = ("kind", "value")
+    __slots__ = ("kind", "value", "expected_revision")
     KIND_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_REVISION_FIELD_NUMBER: _ClassVar[int]
     kind: str
     value: bytes
-    def __init__(self, kind: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    expected_revision: int
+    def __init__(self, kind: _Optional[str] = ..., value: _Optional[bytes] = ..., expected_revision: _Optional[int] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
     __slots__ = ("applied",)

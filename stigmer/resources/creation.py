@@ -41,8 +41,9 @@ class Creation:
         found = self.state.get(kind_name, id)
         return None if found is None else kinds.parsed(named(kind_name), id, found.value)
 
-    def need(self, kind_name: str, id: str) -> Any:
-        """Give another resource as a message. Raises `NotFound`."""
+    def need(self, kind_name: str, id: str, field: str) -> Any:
+        """Give another resource, which a field names, as a message. Raises `NotFound`, `InvalidArgument`."""
+        names.check_id(id, field)
         found = self.find(kind_name, id)
         if found is None:
             raise not_found(named(kind_name), id)
@@ -85,7 +86,7 @@ def not_found(kind: Kind, ref: str, *, hint: str | None = None) -> NotFound:
 
 def holder_of_slug(state: State, kind: Kind, slug: str, org: str) -> str | None:
     """Give the id of the resource that has a slug in an organization, or None where it is free."""
-    return next((id for id, its_org in state.find_ids(kind.name, "slug", slug).items() if its_org == org), None)
+    return next(iter(state.find_ids(kind.name, "slug", slug, org)), None)
 
 
 def check_free(state: State, kind: Kind, metadata: Any, *, slug_is_unique: bool) -> None:
@@ -120,11 +121,12 @@ def mark_created(message: Message, now_ns: int) -> None:
     """Write into the audit that a resource was created now."""
     resource: Any = message
     audit = resource.status.audit
-    for info in (audit.spec_audit, audit.status_audit):
-        mark_updated(info, now_ns)
-        info.created_by.CopyFrom(info.updated_by)
-        info.created_at.CopyFrom(info.updated_at)
-        info.event = "created"
+    info = audit.spec_audit
+    mark_updated(info, now_ns)
+    info.created_by.CopyFrom(info.updated_by)
+    info.created_at.CopyFrom(info.updated_at)
+    info.event = "created"
+    audit.status_audit.CopyFrom(info)
 
 
 def mark_updated(info: Any, now_ns: int) -> None:

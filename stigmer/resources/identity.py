@@ -5,6 +5,7 @@ Reads no clock and no source of randomness: both are given, so that the same inp
 
 from __future__ import annotations
 
+import base64
 import re
 
 from stigmer import names
@@ -14,8 +15,11 @@ from stigmer.resources.kinds import Kind
 ULID_RANDOM_BYTES = 10
 _ULID_LENGTH = 26
 _ULID_TIME_MAX_MS = (1 << 48) - 1
-# Crockford's base 32 (https://github.com/ulid/spec), in lower case: no i, l, o, u.
-_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+# From the digits of RFC 4648 to Crockford's (https://github.com/ulid/spec), in lower case: no i, l, o, u.
+_DIGITS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789abcdefghjkmnpqrstvwxyz")
+# 26 digits are 130 bits, two more than there are; base 32 is written for multiples of 40.
+_PADDING_BITS = 30
+_PADDED_BYTES = 20
 
 
 def ulid(time_ms: int, random: bytes) -> str:
@@ -28,7 +32,8 @@ def ulid(time_ms: int, random: bytes) -> str:
     if len(random) != ULID_RANDOM_BYTES:
         raise ValueError(f"a ULID has {ULID_RANDOM_BYTES} random bytes, not {len(random)}")
     number = time_ms << 80 | int.from_bytes(random)
-    return "".join(_DIGITS[number >> 5 * place & 31] for place in reversed(range(_ULID_LENGTH)))
+    digits = base64.b32encode((number << _PADDING_BITS).to_bytes(_PADDED_BYTES))
+    return digits[:_ULID_LENGTH].translate(_DIGITS).decode("ascii")
 
 
 def mint_id(kind: Kind, time_ns: int, random: bytes) -> str:

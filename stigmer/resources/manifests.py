@@ -129,11 +129,14 @@ def load(locations: Iterable[str], read_stdin: Callable[[int], bytes] | None = N
     return _checked(found, problems)
 
 
-def parse(text: str | bytes, source: str) -> list[Manifest]:
-    """Read manifests from a text; `source` is what problems call it. Raises `ManifestError`."""
+def parse(text: str | bytes, source: str, *, masks: bool = True) -> list[Manifest]:
+    """Read manifests from a text; `source` is what problems call it. Raises `ManifestError`.
+
+    Where `masks` are no problem, the text that stands for a secret is taken as it is, for `sealing.unmask`.
+    """
     problems: list[ManifestProblem] = []
     content = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    return _checked(list(_parse(content, source, problems)), problems)
+    return _checked(list(_parse(content, source, problems, masks=masks)), problems)
 
 
 def duplicates(manifests: Iterable[Manifest]) -> Iterator[ManifestProblem]:
@@ -202,7 +205,7 @@ def _read(path: str) -> bytes:
 # --- documents -----------------------------------------------------------------------------------------
 
 
-def _parse(content: bytes, source: str, problems: list[ManifestProblem]) -> Iterator[Manifest]:
+def _parse(content: bytes, source: str, problems: list[ManifestProblem], *, masks: bool = True) -> Iterator[Manifest]:
     """Give the manifests of one text; what is wrong with the others is added to `problems`."""
     if len(content) > TEXT_BYTES_MAX:
         problem = f"is larger than {TEXT_BYTES_MAX // (1024 * 1024)} MiB"
@@ -218,7 +221,7 @@ def _parse(content: bytes, source: str, problems: list[ManifestProblem]) -> Iter
     try:
         for document in documents(text, json_only=source.endswith(".json")):
             for path, node in _manifest_nodes(document):
-                noted = Problems()
+                noted = Problems(masks=masks)
                 manifest = _manifest(node, path, source, noted)
                 kind = manifest.kind if manifest is not None else None
                 problems += (

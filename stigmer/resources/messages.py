@@ -41,9 +41,11 @@ class Problem(msgspec.Struct, frozen=True):
 class Problems:
     """What was found wrong so far, and the line of every value that was looked at."""
 
-    def __init__(self, *, unknown_fields: bool = True) -> None:
+    def __init__(self, *, unknown_fields: bool = True, masks: bool = True) -> None:
         self.unknown_fields = unknown_fields
         """Whether a field that the message does not have is a problem."""
+        self.masks = masks
+        """Whether the text that stands for a secret is a problem; else it is taken as the secret."""
         self.found: list[Problem] = []
         self._lines: dict[paths.Path, int] = {}
 
@@ -115,6 +117,9 @@ def _fill_field(message: Message, field: FieldDescriptor, node: Node, path: path
         # So that `{}` is there, though nothing is in it.
         target.SetInParent()
         _fill_message(target, node, path, problems)
+    elif not problems.masks and _is_mask(field, node):
+        is_bytes = field.type == FieldDescriptor.TYPE_BYTES
+        setattr(message, field.name, options.MASK.encode() if is_bytes else options.MASK)
     else:
         try:
             setattr(message, field.name, _scalar(field, node))
@@ -254,7 +259,7 @@ def _node_of(value: Any) -> Node:
 
 def _scalar(field: FieldDescriptor, node: Node) -> Any:
     """Give the value of a scalar field. Raises `_Wrong`."""
-    if options.secret_of(field) and node.text == options.MASK:
+    if _is_mask(field, node):
         raise _Wrong(
             "is the text that stands for a secret, not the secret; "
             "write the secret itself, or get the resource with --show-secrets"
@@ -277,6 +282,10 @@ def _scalar(field: FieldDescriptor, node: Node) -> Any:
     if field.cpp_type in _FLOAT_TYPES:
         return _float(node)
     return _whole_number(field, node, wrong)
+
+
+def _is_mask(field: FieldDescriptor, node: Node) -> bool:
+    return bool(options.secret_of(field)) and node.text == options.MASK
 
 
 def _quoting_hint(field: FieldDescriptor, node: Node) -> str:

@@ -81,6 +81,18 @@ def all_methods() -> tuple[Method, ...]:
     return tuple(_method(service, method) for service in _services() for method in service.methods)
 
 
+def method_of(kind: Kind, name: str) -> Method:
+    """Give the method of a kind's services that has a name; there must be one."""
+    return next(method for method in all_methods() if method.kind == kind and method.name == name)
+
+
+def request_with_id(method: Method, id: str) -> Message:
+    """Give the request of a method that names nothing but a resource, by its id."""
+    request = method.request()
+    setattr(request, _id_field(request), id)
+    return request
+
+
 def _services() -> list[ServiceDescriptor]:
     from stigmer.pb import agentic
 
@@ -191,7 +203,11 @@ def _is_quick(kind: Kind, request: Message) -> bool:
 def named_id(request: Any) -> str:
     """Give the id that a request names, whatever it calls it. Raises `InvalidArgument` where it has none."""
     rules.require_valid(request)
-    field = next(one for one in ("value", "resource_id", "execution_id") if hasattr(request, one))
+    field = _id_field(request)
     id: str = getattr(request, field)
     names.check_id(id, field)
     return id
+
+
+def _id_field(request: Any) -> str:
+    return next(one for one in ("value", "resource_id", "execution_id") if hasattr(request, one))

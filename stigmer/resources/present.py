@@ -129,7 +129,9 @@ def yaml_text(data: object) -> str:
     yaml.indent(mapping=2, sequence=4, offset=2)
     stream = io.StringIO()
     yaml.dump(_styled(data), stream)
-    return _escaped(stream.getvalue().removesuffix("...\n"))
+    text = stream.getvalue()
+    # A scalar alone is a document with its end marked; in a map such a line is somebody's text.
+    return _escaped(text if isinstance(data, Mapping | list) else text.removesuffix("...\n"))
 
 
 def _styled(data: object) -> object:

@@ -6,7 +6,11 @@ resources that it does not give out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import builtins
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from stigmer import config, names
@@ -24,6 +28,10 @@ PAGE_SIZE_MAX = 1_000
 PAGE_BYTES_MAX = 4 * config.MIB - 64 * config.KIB
 """The platform's clients take messages of 4 MiB, and a page has an envelope."""
 
+PAGE_ENDS_KEPT = 1_000
+PAGE_ENDS_SECONDS = 60.0
+"""What was the end of a page so long ago says little of where it ends now."""
+
 
 class Listed(NamedTuple):
     """A part of a list, newest first."""
@@ -34,6 +42,32 @@ class Listed(NamedTuple):
     total: int
 
 
+class _PageEnds:
+    """Where pages that were read lately ended, so that whoever reads them by number, one after the other, reads on."""
+
+    def __init__(self) -> None:
+        # Guards what is below; nothing else is taken while it is held.
+        self._lock = threading.Lock()
+        self._begins: OrderedDict[tuple[Hashable, int], tuple[float, str, int]] = OrderedDict()
+
+    def note(self, question: Hashable, page: int, token: str, seen: int) -> None:
+        """Note where a page begins, and how many resources are on those before it."""
+        with self._lock:
+            self._begins[question, page] = time.monotonic(), token, seen
+            self._begins.move_to_end((question, page))
+            if len(self._begins) > PAGE_ENDS_KEPT:
+                self._begins.popitem(last=False)
+
+    def nearest(self, question: Hashable, page: int) -> tuple[int, str, int]:
+        """Give a page, this one where it is known, with the token at which it begins and what is before it."""
+        with self._lock:
+            noted = self._begins.get((question, page))
+        if noted is None or time.monotonic() - noted[0] > PAGE_ENDS_SECONDS:
+            return 1, "", 0
+        _, token, seen = noted
+        return page, token, seen
+
+
 class Reading:
     """What can be read of the resources of a store."""
 
@@ -41,6 +75,7 @@ class Reading:
         self.store = store
         self.vault = vault
         self.artifacts = stored_artifacts
+        self._ends = _PageEnds()
 
     def get(self, kind: Kind, id: str) -> bytes:
         """Give a resource's message. Raises `NotFound`."""
@@ -82,7 +117,7 @@ class Reading:
         Where several organizations have the slug, the one that belongs to none is meant, if there is one; else it is
         `InvalidArgument`. Of executions, which may share a slug, the newest is meant.
         """
-        found = [one for one in self.store.find_ids(kind.name, "slug", slug) if not org or one.qualifier == org]
+        found = self.store.find_ids(kind.name, "slug", slug, org or None)
         if not found:
             raise creation.not_found(kind, slug, hint=f"see what is there: stigmer list {kind.plural}")
         if len(found) == 1 or not special.of(kind.name).slug_is_unique:
@@ -113,16 +148,30 @@ class Reading:
         there are more of them than was said at first, and each says so anew.
         """
         size = size_of_page(page_size)
-        token, seen = "", 0
-        for _ in range(1, page):
+        question = (kind.name, tuple(where), size)
+        number, token, seen = self._ends.nearest(question, page)
+        while number < page:
             found = self._page(kind, where, size, token)
             seen += len(found.rows)
             token = found.next_page_token
             if not token:
                 return Listed([], "", found.total), -(-found.total // size)
+            number += 1
         listed = self.list(kind, where, size, token)
-        left = max(0, listed.total - seen - len(listed.resources))
+        seen += len(listed.resources)
+        if listed.next_page_token:
+            self._ends.note(question, page + 1, listed.next_page_token, seen)
+        left = max(0, listed.total - seen)
         return listed, (page if listed.resources else 0) + -(-left // size)
+
+    @staticmethod
+    def conditions(labels: Iterable[str], tags: Iterable[str], phase: int) -> builtins.list[Where]:
+        """Give the conditions that a resource has every label ("key=value"), every tag, and a phase unless it is 0."""
+        where: list[Where] = [("label", (label,)) for label in dict.fromkeys(labels)]
+        where += (("tag", (tag,)) for tag in dict.fromkeys(tags))
+        if phase:
+            where.append(("phase", (str(phase),)))
+        return where
 
     def list_for(self, kind: Kind, method: str, request: Any) -> tuple[Listed, int]:
         """Answer a typed list: give what is found, and how many pages it has.
@@ -132,9 +181,7 @@ class Reading:
         rules.require_valid(request)
         condition = special.of(kind.name).lists.get(method)
         where: list[Where] = list(condition(self.store, request)) if condition is not None else []
-        if getattr(request, "phase", 0):
-            where.append(("phase", (str(request.phase),)))
-        where += (("tag", (tag,)) for tag in dict.fromkeys(getattr(request, "tags", ())))
+        where += self.conditions((), getattr(request, "tags", ()), getattr(request, "phase", 0))
         size, token, page = _paging(request)
         if not token or (token.isascii() and token.isdigit() and len(token) < 10):
             return self.list_numbered(kind, where, size, max(page, int(token or 0), 1))

@@ -85,6 +85,8 @@ class _Secret(NamedTuple):
     path: paths.Path
     stored: str
     """As text; empty where nothing is stored there, or nothing that is a secret."""
+    stored_plaintext: bytes
+    """The same as it is, for where it is not sealed."""
 
     @property
     def text(self) -> str:
@@ -93,8 +95,7 @@ class _Secret(NamedTuple):
 
     @property
     def plaintext(self) -> bytes:
-        value = getattr(self.message, self.field.name)
-        return value if isinstance(value, bytes) else value.encode()
+        return _as_bytes(getattr(self.message, self.field.name))
 
     def set(self, value: bytes) -> None:
         """Put a value in; raises `UnicodeDecodeError` where the field takes text and this is none."""
@@ -142,6 +143,10 @@ def _way(message: Descriptor) -> _Way:
     return _Way(places, options.FLAG_FIELD in message.fields_by_name)
 
 
+def _as_bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
+
+
 def _secrets(message: Message, stored: Message | None, all_secret: bool, path: paths.Path) -> Iterator[_Secret]:
     """Give every secret of a message that is not empty, in the order of the fields."""
     here: Any = message
@@ -154,7 +159,8 @@ def _secrets(message: Message, stored: Message | None, all_secret: bool, path: p
         if not place.holds_messages:
             if options.hides(field, flagged=flagged, all_secret=all_secret) and getattr(here, name):
                 was = there is not None and options.hides(field, flagged=stored_flagged, all_secret=all_secret)
-                yield _Secret(here, field, (*path, name), _as_text(getattr(there, name)) if was else "")
+                stored_value = getattr(there, name) if was else ""
+                yield _Secret(here, field, (*path, name), _as_text(stored_value), _as_bytes(stored_value))
             continue
         inside = all_secret or place.is_always_secret
         for inner, stored_inner, part in _inner_messages(here, there, place):
@@ -182,6 +188,18 @@ def holds_secrets(message: Message) -> bool:
     return any(True for _ in _secrets(message, None, False, ()))
 
 
+def unmask(message: Message, stored: Message) -> list[paths.Path]:
+    """Replace every mask that stands for a secret by the secret of `stored` in that place, in place.
+
+    Both have readable secrets. Gives the places of the masks that stay, because no secret is stored there, or because
+    what would take its place would be no secret any more.
+    """
+    for secret in _secrets(message, stored, False, ()):
+        if secret.plaintext == MASK.encode() and secret.stored_plaintext:
+            secret.set(secret.stored_plaintext)
+    return [one.path for one in _secrets(message, None, True, ()) if one.plaintext == MASK.encode()]
+
+
 # --- sealing -------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +223,8 @@ class Sealer:
         Does no I/O and can be repeated on other messages of the same resource. Raises `KeyRetired` where the resource
         was deleted since `prepare`, which is then to be called again.
         """
+        if self._key is None and stored is None:
+            return  # `prepare` has looked through it
         for secret in _secrets(message, stored, False, ()):
             if self._is_stored(secret):
                 secret.set(secret.stored.encode("ascii"))

@@ -35,8 +35,8 @@ class State(Protocol):
     def get(self, kind: str, id: str) -> Found | None:
         """Give a resource, or None."""
 
-    def find_ids(self, kind: str, index_name: str, text: str) -> dict[str, str]:
-        """Give the ids that an index has under a text, each with its qualifier (of a slug, the organization)."""
+    def find_ids(self, kind: str, index_name: str, text: str, qualifier: str | None = None) -> Sequence[str]:
+        """Give the ids that an index has under a text, oldest first; with a qualifier (of a slug: the organization)."""
 
     def save(self, kind: str, id: str, value: bytes | Message) -> None:
         """Let the commit save a resource."""
@@ -83,8 +83,8 @@ class ResourceStore(Protocol):
     def get(self, kind: str, id: str) -> Resource:
         """Give a resource, or raise `NotFound`."""
 
-    def find_ids(self, kind: str, index_name: str, text: str) -> Sequence[IndexEntry]:
-        """Give what an index has under a text, oldest first."""
+    def find_ids(self, kind: str, index_name: str, text: str, qualifier: str | None = None) -> Sequence[IndexEntry]:
+        """Give what an index has under a text, oldest first; with a qualifier (of a slug: the organization)."""
 
     def list_indexed(
         self, kind: str, where: Sequence[Where], limit: int, page_token: str = "", *, bytes_max: int

@@ -186,9 +186,15 @@ class Resources(Reading):
 
     # --- many at once ------------------------------------------------------------------------------------
 
-    def apply_all(self, wanted: Sequence[tuple[Kind, Message]]) -> Write:
-        """Apply many resources as one commit; the answer is a list of `Applied`, in their order."""
+    def apply_all(self, wanted: Sequence[tuple[Kind, Message]], expected_revisions: Sequence[int] = ()) -> Write:
+        """Apply many resources as one commit; the answer is a list of `Applied`, in their order.
+
+        Where expected revisions are given, one for each, a resource that is not at its own, unless that is 0, refuses
+        all of it with `Conflict`.
+        """
         every = [self._wanted(kind, message) for kind, message in wanted]
+        for place, expected in enumerate(expected_revisions):
+            every[place] = every[place]._replace(expected_revision=expected)
 
         def operation(state: State) -> list[Written]:
             return [self._apply(state, one) for one in every]
@@ -272,7 +278,9 @@ class Resources(Reading):
                     return sealing.reveal(kind.name, event.id, event.value, self.vault)
             raise used_before()
 
-        return Write(operation, answer, repeat, size, undo=None if sealer is None else sealer.discard)
+        return Write(
+            operation, answer, repeat, size, undo=sealer.discard if sealer is not None and sealer.has_key else None
+        )
 
     def _draft(self, kind: Kind, wanted: Message) -> Any:
         """Give what a caller wants as it may be created: without a status, with slug and id."""
@@ -299,13 +307,19 @@ class Resources(Reading):
                 return self.store.get(kind.name, id).id
             except NotFound:
                 pass
-        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug) if one.qualifier == org), None)
+        return next((one.id for one in self.store.find_ids(kind.name, "slug", slug, org)), None)
 
     def _apply(self, state: State, one: _Wanted) -> Written:
         kind, metadata = one.kind, one.draft.metadata
         given: Any = kind_metadata(one.message)
         id = given.id if given.id and state.get(kind.name, given.id) is not None else None
         id = id or creation.holder_of_slug(state, kind, metadata.slug, metadata.org)
+        if one.expected_revision:
+            found = state.get(kind.name, id) if id is not None else None
+            if found is None or found.revision != one.expected_revision:
+                raise Conflict(
+                    kind.name, id or one.id, one.expected_revision, found.revision if found is not None else 0
+                )
         if id is None:
             if one.sealer.has_key and one.id != metadata.id:
                 raise Stale(kind, one.id)  # sealed for one that was there a moment ago
@@ -361,6 +375,8 @@ class _Wanted(NamedTuple):
     id: str
     """That it has, or gets, as far as could be seen."""
     sealer: Sealer
+    expected_revision: int = 0
+    """That it must have; 0: any, or none."""
 
 
 class _Planned(StigmerError):

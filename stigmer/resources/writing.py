@@ -8,19 +8,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from stigmer import codec
+from stigmer import codec, config, names
+from stigmer.errors import ResourceExhausted
 from stigmer.resources import creation, fields, kinds, special
 from stigmer.resources.creation import Creation, Random
 from stigmer.resources.kinds import Kind
 from stigmer.resources.sealing import Sealer
 from stigmer.resources.state import Found, State
 from stigmer.vault import KeyId
+
+_GONE_MAX = config.COMMIT_EVENTS_MAX
 
 
 class Written(NamedTuple):
@@ -95,7 +99,15 @@ def delete(state: State, kind: Kind, id: str, retire: Retire) -> list[Gone]:
     found = state.get(kind.name, id)
     if found is None:
         raise creation.not_found(kind, id)
-    return list(_delete(state, kind.name, id, found, retire, is_target=True))
+    gone = list(itertools.islice(_delete(state, kind.name, id, found, retire, is_target=True), _GONE_MAX + 1))
+    if len(gone) > _GONE_MAX:
+        raise ResourceExhausted(
+            f"more than {_GONE_MAX} resources hang on {kind.name} {names.shown(id)}, too many for one commit",
+            limit="COMMIT_EVENTS_MAX",
+            limit_value=_GONE_MAX,
+            hint="delete some of what hangs on it first, such as its sessions",
+        )
+    return gone
 
 
 def _delete(state: State, kind_name: str, id: str, found: Found, retire: Retire, *, is_target: bool) -> Iterator[Gone]:

@@ -336,9 +336,13 @@ def test_delete_asks_on_a_terminal_and_only_there(shared: Shell) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_an_example_that_can_be_applied(shared: Shell, kind: str) -> None:
-    """`explain --example` is where a manifest begins."""
+    """`explain --example` is where a manifest begins; what it belongs to has to be there."""
     example = shared.run("explain", kind, "--example").stdout
-    shared.run("apply", "--dry-run", "-f", "-", stdin=example.encode())
+    done = shared.run("apply", "--dry-run", "-f", "-", stdin=example.encode(), code=None)
+    if kind in ("agent_execution", "workflow_execution", "workflow_instance"):
+        assert (done.returncode, " not found: " in done.stderr) == (3, True), done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
 def test_kinds_and_explain_tell_what_can_be_written(shell: Shell) -> None:

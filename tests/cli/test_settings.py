@@ -140,7 +140,11 @@ def test_a_configuration_file_is_read_only_where_it_decides(shell: Shell) -> Non
             "Error: Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish",
             "Hint: stigmer completion --help",
         ),
-        (["list", "--limit", "3"], "Error: --prefix and --limit need a KIND", "Hint: stigmer list --help"),
+        (
+            ["list", "--limit", "3"],
+            "Error: the options that choose among resources need a KIND",
+            "Hint: stigmer list --help",
+        ),
         (
             ["tail", "--from", "0"],
             'Error: Invalid value for \'--from\': "0" is neither a revision (1, 2, 3, ...) nor "now"',

@@ -16,9 +16,10 @@ import stigmer.aio
 from stigmer.client import connect
 from stigmer.config import AccessOptions, Auth, Tls
 from stigmer.credentials import read_token
-from stigmer.errors import BatchFailed, InvalidArgument, StigmerError, Unauthenticated
+from stigmer.errors import BatchFailed, InvalidArgument, NotFound, StigmerError, Unauthenticated
 from stigmer.model import Save
 
+SUBSCRIBE = "/ai.stigmer.agentic.agentexecution.v1.AgentExecutionQueryController/subscribe"
 OTHER = "another-token-that-is-long-enough-to-be-one"
 
 
@@ -43,6 +44,10 @@ def test_every_call_of_the_blocking_client_shows_the_token(closed: tuple[str, st
         assert next(tail).revision == first
         tail.close()
         assert client.verify().differences == 0
+        with pytest.raises(NotFound):
+            client.call("/ai.stigmer.agentic.agent.v1.AgentQueryController/get", b"\x0a\x05agt-1")
+        with pytest.raises(NotFound):
+            next(client.subscribe(SUBSCRIBE, b"\x0a\x05aex-1", timeout=20))
 
 
 def test_every_call_of_the_asyncio_client_shows_the_token(closed: tuple[str, str]) -> None:

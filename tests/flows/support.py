@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +27,7 @@ from stigmer.pb.agentic import (
     workflowinstance_pb2,
 )
 from stigmer.resources.methods import Method, all_methods
+from stigmer.store import Store
 from stigmer.wire import REQUEST_ID_KEY
 
 TRAFFIC = Path(__file__).parent.parent / "data" / "traffic"
@@ -245,3 +248,22 @@ def recorded(name: str) -> list[Any]:
     """Give the statuses of a recording, in order."""
     path = str(TRAFFIC / f"agent-run-{name}.binpb.zst")
     return [recordings.update_of(one, path, number).status for number, one in enumerate(recordings.frames(path))]
+
+
+@contextmanager
+def standing_still(store: Store) -> Iterator[None]:
+    """Have a store's writer stand still while the block runs; what is queued meanwhile makes one group."""
+    stands, go_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        stands.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=store._writer.run, args=(stand,))
+    thread.start()
+    stands.wait()
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join()

@@ -8,7 +8,6 @@ import io
 import re
 import secrets
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -34,6 +33,7 @@ from flows.support import (
     message_class,
     method_of,
     session,
+    standing_still,
     workflow,
     workflow_execution,
 )
@@ -498,24 +498,3 @@ def test_a_delete_whose_caller_goes_away_destroys_the_keys(tmp_path: Path) -> No
         asyncio.run(run())
         assert store.list("environment").resources == []
         assert vault.keys_of("environment", resource.id) == ()
-
-
-class standing_still:  # noqa: N801
-    """Has a store's writer stand still while the block runs."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._stands, self._go_on = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=store._writer.run, args=(self._stand,))
-
-    def _stand(self) -> None:
-        self._stands.set()
-        self._go_on.wait()
-
-    def __enter__(self) -> None:
-        self._thread.start()
-        self._stands.wait()
-
-    def __exit__(self, *_: object) -> None:
-        self._go_on.set()
-        self._thread.join()

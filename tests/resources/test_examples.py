@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stigmer.resources import kinds, manifests, operations
-from stigmer.resources.operations import Outcome
+from stigmer.resources import kinds, manifests
 
-from .fake import FakeStore
+from .opened import opened
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-def test_all_examples_apply_together_and_change_nothing_the_second_time() -> None:
+def test_all_examples_apply_together_and_change_nothing_the_second_time(tmp_path: Path) -> None:
     """One command creates all of it; the same command again finds it as it should be."""
-    store = FakeStore()
-    wanted = manifests.load([str(EXAMPLES)])
-    assert {one.outcome for one in operations.apply(store, wanted, 1)} == {Outcome.CREATED}
-    assert {one.outcome for one in operations.apply(store, wanted, 2)} == {Outcome.UNCHANGED}
-    assert len(store.commits) == 1
+    wanted = [(one.kind, one.message) for one in manifests.load([str(EXAMPLES)])]
+    with opened(tmp_path) as resources:
+        assert {one.outcome for one in resources.run(lambda: resources.apply_all(wanted))} == {"created"}
+        revision = resources.store.status().revision
+        assert {one.outcome for one in resources.run(lambda: resources.apply_all(wanted))} == {"unchanged"}
+        assert resources.store.status().revision == revision
 
 
 def test_examples_show_every_kind_of_task_and_of_server() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from stigmer.errors import InvalidArgument
+from stigmer.errors import InvalidArgument, NotFound
 from stigmer.resources import explain, kinds, manifests
 from stigmer.resources.kinds import Kind
 
-from .fake import FakeStore
+from .opened import opened
 
 
 def _kind(name: str) -> Kind:
@@ -93,12 +95,18 @@ def test_every_path_of_every_kind_can_be_explained() -> None:
     assert sum(walk(kind, "", 4) for kind in kinds.all_kinds()) > 500
 
 
+NEEDS_A_PARENT = {"agent_execution", "workflow_execution", "workflow_instance"}
+
+
 @pytest.mark.parametrize("kind", kinds.all_kinds(), ids=lambda kind: kind.name)
-def test_the_example_of_a_kind_can_be_applied(kind: Kind) -> None:
-    """It parses, keeps the rules, and is of its kind."""
+def test_the_example_of_a_kind_can_be_applied(kind: Kind, tmp_path: Path) -> None:
+    """It parses, keeps the rules, and is of its kind; what it belongs to has to be there."""
     (manifest,) = manifests.parse(explain.example(kind), f"{kind.name}.yaml")
     assert manifest.kind is kind
-    from stigmer.resources import operations
-
-    (done,) = operations.apply(FakeStore(), [manifest], 0)
-    assert done.id.startswith(f"{kind.id_prefix}-")
+    with opened(tmp_path) as resources:
+        if kind.name in NEEDS_A_PARENT:
+            with pytest.raises(NotFound):
+                resources.run(lambda: resources.apply_all([(kind, manifest.message)]))
+            return
+        (done,) = resources.run(lambda: resources.apply_all([(kind, manifest.message)]))
+        assert done.written.id.startswith(f"{kind.id_prefix}-")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stigmer.pb.agentic import (
@@ -158,6 +158,7 @@ def _read(text: str, *, json_only: bool) -> workflow_pb2.Workflow:
 
 @settings(deadline=None)  # the first example imports the YAML library
 @given(texts, st.dictionaries(texts, structs, max_size=3), st.dictionaries(texts, texts, max_size=2))
+@example("", {"": "...\n"}, {})
 def test_what_is_shown_reads_back_to_the_same_message(
     description: str, values: dict[str, Any], labels: dict[str, str]
 ) -> None:

@@ -228,3 +228,17 @@ def test_creating_an_execution_starts_nothing(services: Services) -> None:
     services.agent.update(agent)
     assert services.agent_execution.get(value=made.metadata.id) == made
     assert [event.id for commit in services.commits() for event in commit].count(made.metadata.id) == 1
+
+
+def test_execution_of_another_workflows_instance(services: Services) -> None:
+    """An instance and a workflow that is not its own are INVALID_ARGUMENT, and nothing is written."""
+    one, other = (services.workflow.create(make("workflow", name)) for name in ("Mine", "Not mine"))
+    before = services.revision
+    execution = workflow_execution_of("run", workflow=other.metadata.id, instance=one.status.default_instance_id)
+    with pytest.raises(Refused) as caught:
+        services.workflow_execution.create(execution)
+    assert caught.value.code.name == "INVALID_ARGUMENT"
+    assert caught.value.message.startswith("spec.workflow_id: ")
+    assert services.revision == before
+    execution.spec.workflow_id = one.metadata.id
+    assert services.workflow_execution.create(execution).spec.workflow_id == one.metadata.id

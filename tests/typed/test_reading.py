@@ -142,12 +142,14 @@ def test_pages_by_number_and_by_token(services: Services, sessions: list[str], s
 
 
 def test_token_goes_on_where_the_page_ended(services: Services, sessions: list[str]) -> None:
-    """Also where something was created meanwhile; page numbers count anew."""
+    """Also where something was created meanwhile; pages by number do so until the first one is read again."""
     first = services.session.call("list", page_size=10)
     extra = services.session.create(make("session", "Came Between"))
     try:
         second = services.session.list(page_size=10, page_token=first.next_page_token)
         assert ids(first.message) + ids(second) == sessions[:20]
+        assert ids(services.session.list(page_size=10, page_token="2")) == sessions[10:20]
+        assert ids(services.session.list(page_size=10)) == [extra.metadata.id, *sessions[:9]]
         assert ids(services.session.list(page_size=10, page_token="2")) == sessions[9:19]
     finally:
         services.session.delete(value=extra.metadata.id)

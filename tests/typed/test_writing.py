@@ -438,6 +438,20 @@ def test_workflow_takes_instances_and_executions(services: Services) -> None:
         assert ids.index(execution.metadata.id) < ids.index(execution.spec.workflow_instance_id)
 
 
+def test_workflow_takes_executions_of_other_instances(services: Services) -> None:
+    """An execution that names a workflow and an instance of another one goes with either."""
+    for place in range(2):
+        pair = [services.workflow.create(make("workflow", f"Mixed {place} {one}")) for one in range(2)]
+        instance = pair[1].status.default_instance_id
+        run = services.workflow_execution.create(
+            workflow_execution_of("mixed", workflow=pair[0].metadata.id, instance=instance)
+        )
+        before = services.revision
+        services.workflow.delete(value=pair[place].metadata.id)
+        (commit,) = services.commits(before)
+        assert ("delete", "workflow_execution", run.metadata.id) in names_of(commit)
+
+
 def test_session_and_instances_take_what_is_theirs(services: Services) -> None:
     """A session its executions; an instance of an agent its sessions; an instance of a workflow its executions."""
     agent = services.agent.create(make("agent", "Keeps Itself"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +12,8 @@ from stigmer.cli.options import Command, pass_invocation
 from stigmer.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from stigmer.resources.operations import Applied, Planned
+    from stigmer.client.resources import Applied, Wanted
+    from stigmer.resources.manifests import Manifest
 
 
 @click.command("apply", cls=Command)
@@ -35,41 +35,58 @@ def apply_command(invocation: Invocation, files: tuple[str, ...], dry_run: bool)
     All manifests of one call are one commit: nothing is half applied. A manifest that changes nothing makes no event.
     """
     from stigmer.cli import backend
-    from stigmer.resources import manifests, operations
 
-    wanted = manifests.load(files, sys.stdin.buffer.read)
-    if not wanted:
-        # Often a generator that failed in front of the pipe: success would hide it.
-        raise InvalidArgument("--file", "there is no manifest in what was given; nothing was applied")
-    done: list[Applied] | list[Planned]
-    with backend.daemon(invocation) as store:
-        if dry_run:
-            done = operations.plan(store, wanted, time.time_ns())
-        else:
-            done = operations.apply(store, wanted, time.time_ns())
+    wanted = [wanted_of(manifest) for manifest in read_manifests(files, "applied")]
+    with backend.daemon(invocation) as client:
+        done = client.resources.apply(wanted, dry_run=dry_run)
     _write(invocation, done, dry_run)
 
 
-def _write(invocation: Invocation, done: list[Applied] | list[Planned], dry_run: bool) -> None:
+def read_manifests(files: tuple[str, ...], done: str) -> list[Manifest]:
+    """Read the manifests of some files; raises `InvalidArgument` where there is none, and so nothing was `done`."""
+    from stigmer.resources import manifests
+
+    found = manifests.load(files, sys.stdin.buffer.read)
+    if not found:
+        # Often a generator that failed in front of the pipe: success would hide it.
+        raise InvalidArgument("--file", f"there is no manifest in what was given; nothing was {done}")
+    return found
+
+
+def wanted_of(manifest: Manifest) -> Wanted:
+    """Give a manifest as the client sends it."""
+    from stigmer.client.resources import Wanted
+    from stigmer.codec import value_bytes
+
+    return Wanted(manifest.kind.name, value_bytes(manifest.message))
+
+
+def _write(invocation: Invocation, done: list[Applied], dry_run: bool) -> None:
     from stigmer.cli.output import write_records
     from stigmer.cli.units import visible
 
-    rows: list[dict[str, object]] = []
-    for one in done:
-        kind = one.kind if isinstance(one.kind, str) else one.kind.name
-        row: dict[str, object] = {"kind": kind, "id": one.id, "slug": one.slug, "outcome": str(one.outcome)}
-        # A plan has no revision: its events are not written.
-        rows.append(row | ({"dry_run": True} if dry_run else {"revision": getattr(one, "revision", 0)}))
     match invocation.output:
         case "yaml" | "json" | "jsonl" as output:
-            write_records(iter(rows), output)
+            records: list[dict[str, object]] = []
+            for one in done:
+                record: dict[str, object] = {"kind": one.kind, "id": one.id, "slug": one.slug, "outcome": one.outcome}
+                # A plan has no revision: its events are not written.
+                records.append(record | ({"dry_run": True} if dry_run else {"revision": one.revision}))
+            write_records(iter(records), output)
         case "name":
-            for row in rows:
-                print(visible(f"{row['kind']}/{row['id']}"))
+            for one in done:
+                print(visible(f"{one.kind}/{one.id}"))
         case _ if invocation.quiet:
             pass
         case _:
-            for row in rows:
-                changed = row["outcome"] != "unchanged"
-                note = " (dry run)" if dry_run else f" (revision {row['revision']})" if changed else ""
-                print(visible(f"{row['kind']}/{row['slug']} {row['outcome']}{note}"))
+            for one in done:
+                print(outcome_line(one, dry_run=dry_run))
+
+
+def outcome_line(one: Applied, *, dry_run: bool = False) -> str:
+    """Write what became of a resource on one line."""
+    from stigmer.cli.units import visible
+
+    changed = one.outcome != "unchanged"
+    note = " (dry run)" if dry_run else f" (revision {one.revision})" if changed else ""
+    return visible(f"{one.kind}/{one.slug} {one.outcome}{note}")

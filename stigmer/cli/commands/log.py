@@ -110,29 +110,29 @@ def log_segments(invocation: Invocation) -> None:
 @pass_invocation
 def log_cat(invocation: Invocation, revision: int) -> None:
     """Print the frame that holds REVISION: its place on disk, its header, and its events."""
-    from stigmer.cli import backend
+    from stigmer.cli import sources
     from stigmer.cli.output import rfc3339, write_record
-    from stigmer.cli.shown import value_shown
+    from stigmer.cli.shown import event_value_shown
     from stigmer.codec import decode_commit, event_of
 
-    with backend.reader(invocation) as store:
-        frame = store.frame(revision)
-    commit = decode_commit(frame.payload)
-    events: list[dict[str, object]] = []
-    for index, stored in enumerate(commit.events):
-        event = event_of(stored, frame.first_revision + index, frame.time_ns)
-        shown: dict[str, object] = {
-            "revision": event.revision,
-            "change": str(event.op),
-            "kind": event.kind,
-            "id": event.id,
-        }
-        if stored.HasField("expected_revision"):
-            shown["expected_revision"] = stored.expected_revision
-        if event.op == "save":
-            shown["size"] = len(event.value)
-            shown |= value_shown(event.kind, event.value, invocation.show_secrets)
-        events.append(shown)
+    with sources.reader(invocation) as source:
+        frame = source.store.frame(revision)
+        commit = decode_commit(frame.payload)
+        events: list[dict[str, object]] = []
+        for index, stored in enumerate(commit.events):
+            event = event_of(stored, frame.first_revision + index, frame.time_ns)
+            shown: dict[str, object] = {
+                "revision": event.revision,
+                "change": str(event.op),
+                "kind": event.kind,
+                "id": event.id,
+            }
+            if stored.HasField("expected_revision"):
+                shown["expected_revision"] = stored.expected_revision
+            if event.op == "save":
+                shown["size"] = len(event.value)
+                shown |= event_value_shown(source, event)
+            events.append(shown)
     record: dict[str, object] = {
         "segment": frame.segment,
         "offset": frame.offset,

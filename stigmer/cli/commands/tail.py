@@ -13,6 +13,7 @@ from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, pass_invocation
 
 if TYPE_CHECKING:
+    from stigmer.cli.sources import Source
     from stigmer.model import Event
 
 
@@ -56,17 +57,17 @@ def tail_command(
     to resume.
     """
     from stigmer import names
-    from stigmer.cli import backend
+    from stigmer.cli import backend, sources
     from stigmer.errors import InvalidArgument
     from stigmer.resources import kinds as known_kinds
 
     # Reading to the end needs no daemon; waiting for more does.
-    source = backend.reader if no_follow else backend.daemon
+    connect = backend.reader if no_follow else backend.daemon
     stored_kinds = [known_kinds.store_name(kind) for kind in kinds] or None
     for kind in kinds:
         if near := known_kinds.near(kind):
             invocation.say(f"{names.shown(kind)} is no kind of the platform; did you mean {near}?")
-    with source(invocation) as store:
+    with connect(invocation) as store, sources.of_store(invocation, store) as source:
         last = store.status().revision
         after = last if start is None else start - 1
         if after > last:
@@ -75,7 +76,7 @@ def tail_command(
                 f"{start} is beyond the end of the log, which is at revision {last}",
                 hint="for what comes: stigmer tail --from now",
             )
-        printer = _Printer(invocation, values)
+        printer = _Printer(invocation, source, values)
         next_revision = after + 1
         try:
             events: Iterator[Event] = store.tail(after, kinds=stored_kinds, prefix=prefix, follow=not no_follow)
@@ -101,8 +102,8 @@ def _say_how_to_resume(invocation: Invocation, revision: int, kinds: tuple[str, 
 class _Printer:
     """Prints events as they come: in a table whose columns have a fixed width, or as a stream of objects."""
 
-    def __init__(self, invocation: Invocation, values: bool) -> None:
-        self._invocation = invocation
+    def __init__(self, invocation: Invocation, source: Source, values: bool) -> None:
+        self._source = source
         # A stream is one object a line: `-o json` can not be a list that never ends.
         self._output = "jsonl" if invocation.output == "json" else invocation.output
         self._values = values
@@ -147,9 +148,9 @@ class _Printer:
             "size": len(event.value),
         }
         if self._values and event.op == "save":
-            from stigmer.cli.shown import value_shown
+            from stigmer.cli.shown import event_value_shown
 
-            record |= value_shown(event.kind, event.value, self._invocation.show_secrets)
+            record |= event_value_shown(self._source, event)
         if self._output == "yaml":
             return ("---\n" if self._printed else "") + yaml_text(record)
         return json_text(record, indent=None) + "\n"

@@ -17,7 +17,7 @@ def _complete(creation: Creation) -> None:
     execution = creation.message
     spec = execution.spec
     if spec.session_id:
-        creation.need("session", spec.session_id)
+        creation.need("session", spec.session_id, "spec.session_id")
     elif spec.agent_id:
         spec.session_id = _make_session(creation)
     else:
@@ -30,12 +30,12 @@ def _configured(creation: Creation, stored: Any) -> None:
     spec = creation.message.spec
     spec.session_id = spec.session_id or stored.spec.session_id
     if spec.session_id != stored.spec.session_id:
-        creation.need("session", spec.session_id)
+        creation.need("session", spec.session_id, "spec.session_id")
 
 
 def _make_session(creation: Creation) -> str:
     """Make a session with the default instance of the agent; give its id."""
-    agent = creation.need("agent", creation.message.spec.agent_id)
+    agent = creation.need("agent", creation.message.spec.agent_id, "spec.agent_id")
     instance_id = instances.default_of(creation, agent, "agent", "agent_instance", "agent_id")
     org = creation.message.metadata.org or agent.metadata.org
     scope = instances.ORGANIZATION if org else instances.IDENTITY

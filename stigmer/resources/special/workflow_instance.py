@@ -13,7 +13,7 @@ from stigmer.resources.state import ResourceStore, Where
 
 def _complete(creation: Creation) -> None:
     metadata = creation.message.metadata
-    workflow = creation.need("workflow", creation.message.spec.workflow_id).metadata
+    workflow = creation.need("workflow", creation.message.spec.workflow_id, "spec.workflow_id").metadata
     both = metadata.owner_scope == workflow.owner_scope == instances.ORGANIZATION
     if both and metadata.org != workflow.org:
         raise InvalidArgument(
