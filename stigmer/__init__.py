@@ -17,6 +17,7 @@ from stigmer.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from stigmer.client.sync import Client
+    from stigmer.config import Tls
     from stigmer.model import Committed, Delete, Event, Op, Page, Resource, Save, Status
     from stigmer.store import Store
 
@@ -29,6 +30,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _FROM_MODEL:
         return getattr(importlib.import_module("stigmer.model"), name)
+    if name == "Tls":
+        return importlib.import_module("stigmer.config").Tls
     if name in ("aio", "config", "errors"):
         return importlib.import_module(f"stigmer.{name}")
     raise AttributeError(f"module 'stigmer' has no attribute {name!r}")
@@ -56,16 +59,27 @@ def open(path: str | os.PathLike[str], **options: Any) -> Store:
     return Store.open(path, given)
 
 
-def connect(addr: str | None = None, timeout: float = 10.0) -> Client:
+def connect(
+    addr: str | None = None, timeout: float = 10.0, *, token: str | None = None, tls: Tls | None = None
+) -> Client:
     """Connect to a daemon; the client has the methods of the store.
 
     `addr` is HOST:PORT or unix:PATH, by default that of `STIGMER_ADDR` or 127.0.0.1:50051; `timeout`, in seconds, is
-    for each call. Raises `stigmer.errors.Unavailable` where nobody answers.
+    for each call. `token`, by default that of `STIGMER_TOKEN` or of the file that `STIGMER_TOKEN_FILE` names, is what
+    a daemon with `--auth token` asks for. `tls`, by default `Tls(STIGMER_TLS_CA, STIGMER_TLS_CERT, STIGMER_TLS_KEY)`
+    where the first of them is set, turns TLS on. Raises `stigmer.errors.Unavailable` where nobody answers, and
+    `Unauthenticated` where the daemon wants another token.
     """
+    from stigmer import credentials
     from stigmer.client.sync import connect as connect_sync
     from stigmer.config import ADDR_DEFAULT
 
-    return connect_sync(addr or os.environ.get("STIGMER_ADDR") or ADDR_DEFAULT, timeout=timeout)
+    return connect_sync(
+        addr or os.environ.get("STIGMER_ADDR") or ADDR_DEFAULT,
+        timeout=timeout,
+        token=credentials.token_from(os.environ) if token is None else token,
+        tls=credentials.tls_from(os.environ) if tls is None else tls,
+    )
 
 
 __all__ = [
@@ -77,6 +91,7 @@ __all__ = [
     "Resource",
     "Save",
     "Status",
+    "Tls",
     "__version__",
     "connect",
     "open",

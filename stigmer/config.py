@@ -38,7 +38,7 @@ COMMIT_EVENTS_MAX = 100_000
 
 GROUP_BYTES_MAX = 16 * MIB
 """A group takes no further commit once it holds this much, so that one fsync stays short."""
-QUEUE_BYTES_MAX = 128 * MIB
+QUEUE_BYTES_DEFAULT = 128 * MIB
 """Commits waiting for the writer; a caller beyond that gets `ResourceExhausted` (daemon) or waits (embedded)."""
 
 UNFLUSHED_EVENTS_MAX = 50_000
@@ -90,12 +90,6 @@ GET_KEYS_MAX = 1_000
 SECRET_KEYS_OPEN_MAX = 4_096
 """Keys of resources' secrets that are kept unwrapped in memory; others are read and unwrapped when they are needed."""
 
-TAILS_MAX = 1_000
-"""Tails that one daemon serves at a time."""
-SUBSCRIBERS_MAX = 2_000
-"""Subscribers of single resources that one daemon serves at a time. With the tails it is less than the calls that are
-taken at a time (`daemon/server.py`), so that followers never keep out who writes."""
-
 ARTIFACT_BYTES_MAX = 100 * MIB
 """The largest zip of a skill. The contract says 100 MB; MiB, here and below, so that no reading of it is refused."""
 ARTIFACT_UNPACKED_BYTES_MAX = 500 * MIB
@@ -117,6 +111,17 @@ DAEMON_LOG_FILES = 3
 
 DRAIN_SECONDS = 5.0
 """How long a daemon that was told to stop waits for calls under way."""
+
+FILES_RESERVED = 256
+"""Open files that are kept free of connections, beside one for each tail."""
+
+PEER_SILENCE_SECONDS = 60
+"""A peer on TLS that was silent for so long is sent a ping,"""
+PEER_ANSWER_SECONDS = 20
+"""and is taken for gone where it does not answer within this time."""
+
+CERTIFICATE_WARNING_DAYS = 14
+"""From then on before its end, a start of the daemon warns of its certificate."""
 
 ADDR_DEFAULT = "127.0.0.1:50051"
 
@@ -142,20 +147,107 @@ class StoreOptions(msgspec.Struct, frozen=True):
     value_bytes_max: int = VALUE_BYTES_DEFAULT
     map_bytes: int = MAP_BYTES_DEFAULT
     open_check_bytes: int = OPEN_CHECK_BYTES
+    queue_bytes_max: int = QUEUE_BYTES_DEFAULT
+    """A single commit that is larger is taken all the same, where it is alone."""
 
     def checked(self) -> StoreOptions:
         """Give the options back, or raise `InvalidArgument` naming the one that is out of bounds."""
-        for name, least, most in (
+        _check_bounds(
+            self,
             ("sync_interval_ms", 1, 60_000),
             ("segment_bytes", SEGMENT_BYTES_MIN, 4 * GIB),
             ("value_bytes_max", 1, COMMIT_BYTES_MAX - 4 * KIB),
             ("map_bytes", 64 * KIB, 1 << 46),
             ("open_check_bytes", 0, 1 << 46),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise InvalidArgument(name, f"{value} is out of bounds: {least} to {most}")
+            ("queue_bytes_max", 64 * KIB, 16 * GIB),
+        )
         return self
+
+
+def _check_bounds(options: msgspec.Struct, *bounds: tuple[str, float, float]) -> None:
+    for name, least, most in bounds:
+        value = getattr(options, name)
+        if not least <= value <= most:
+            raise InvalidArgument(name, f"{value} is out of bounds: {least} to {most}")
+
+
+# --- who may talk to the daemon, and how much ----------------------------------------------------------------
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the daemon takes of its callers. docs/ACCESS.md says what happens beyond each."""
+
+    request_bytes_max: int = ARTIFACT_BYTES_MAX + MIB
+    """The largest message of a request: an artifact in its envelope. Where others have a lower limit, that holds."""
+    metadata_bytes_max: int = 16 * KIB
+    """What a call may send before its message."""
+    calls_max: int = 4_000
+    """Calls under way at a time at TCP addresses, and as many again at sockets; followers among them."""
+    tails_max: int = 1_000
+    """Tails at a time."""
+    subscribers_max: int = 2_000
+    """Subscribers of single resources at a time."""
+    connections_max: int = 10_000
+    """Connections to one address at a time, or as many as open files allow."""
+    connection_calls_max: int = 2_000
+    """Calls at a time on one connection. Its client waits with more."""
+    idle_seconds: float = 600.0
+    """A connection without a call is closed after this time."""
+    handshake_seconds: float = 10.0
+    """A connection has this time to get as far as HTTP/2."""
+    ping_interval_seconds: float = 10.0
+    """A client that pings more often, some times over, is sent away."""
+
+    def checked(self) -> Limits:
+        """Give the limits back, or raise `InvalidArgument` naming the one that is out of bounds."""
+        _check_bounds(
+            self,
+            ("request_bytes_max", 64 * KIB, 1 * GIB),
+            ("metadata_bytes_max", 1 * KIB, 1 * MIB),
+            ("calls_max", 1, 1_000_000),
+            ("tails_max", 0, 1_000_000),
+            ("subscribers_max", 0, 1_000_000),
+            ("connections_max", 1, 1_000_000),
+            ("connection_calls_max", 1, 1_000_000),
+            ("idle_seconds", 0.1, 1_000_000),
+            ("handshake_seconds", 0.1, 3_600),
+            ("ping_interval_seconds", 0.1, 1_000_000),
+        )
+        if self.tails_max + self.subscribers_max >= self.calls_max:
+            raise InvalidArgument(
+                "calls_max",
+                f"{self.calls_max} calls leave none to who writes beside {self.tails_max} tails and "
+                f"{self.subscribers_max} subscribers",
+                hint="take fewer of these with --tails-max and --subscribers-max",
+            )
+        return self
+
+
+class Auth(StrEnum):
+    """What TCP callers have to show."""
+
+    NONE = "none"
+    TOKEN = "token"
+
+
+class AccessOptions(msgspec.Struct, frozen=True):
+    """Who may talk to the daemon over TCP. Paths are of PEM files, but for the token's."""
+
+    auth: Auth = Auth.NONE
+    token_file: str | None = None
+    """None: `token` in the data directory."""
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    """Who signs the certificates that clients have to show; None: they need not have any."""
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """How a client speaks TLS: whom it trusts, and what it shows of itself. Paths of PEM files."""
+
+    ca: str
+    cert: str | None = None
+    key: str | None = None
 
 
 # --- options of the command line ---------------------------------------------------------------------------
@@ -181,6 +273,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("addr", ADDR_DEFAULT, "Where the daemon is: HOST:PORT or unix:PATH.", "backend.local.endpoint"),
     Option("data-dir", "~/.stigmer/data", "The data directory.", "backend.local.data_dir"),
     Option("key-file", "DATA/secret.key", "The file with the key of the secrets.", "backend.local.key_file"),
+    Option("token-file", "DATA/token", "The file with the token of the daemon.", "backend.local.token_file"),
+    Option("tls-ca", "none", "The authorities that are trusted, as PEM; turns TLS on.", "backend.local.tls_ca"),
+    Option("tls-cert", "none", "The certificate to show, as PEM.", "backend.local.tls_cert"),
+    Option("tls-key", "none", "The key of that certificate, as PEM.", "backend.local.tls_key"),
     Option("output", "table", "How to print: table, wide, yaml, json, jsonl or name."),
     Option("color", "auto", "Colour and progress bars: auto, always or never."),
     Option("timeout", "10s", "How long to wait for the daemon, such as 500ms, 10s or 2m."),

@@ -121,6 +121,17 @@ class BatchFailed(StigmerError):
         self.revisions = revisions
 
 
+class Unauthenticated(StigmerError):
+    """The daemon wants a token, and the call has none, or another one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"{message}; send `authorization: Bearer TOKEN`",
+            hint="its owner has it in the file `token` of the data directory: set STIGMER_TOKEN_FILE to a copy of it, "
+            "STIGMER_TOKEN to the token, or use the Unix socket of the data directory",
+        )
+
+
 # --- the daemon is not there, or did not answer --------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from stigmer.errors import (
     StigmerError,
 )
 from stigmer.horizon import Horizon
+from stigmer.log import files
 from stigmer.log.cursor import Cursor
 from stigmer.log.log import Log
 from stigmer.log.recovery import Watermark
@@ -722,7 +723,7 @@ def _prepare_directory(directory: str, create: bool) -> None:
                     "does not exist",
                     hint=f"start a daemon, which makes it: stigmer daemon --data-dir {directory}",
                 )
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            files.make_directories(directory)
         if not os.path.isdir(directory):
             raise DataDirectoryError(directory, "is not a directory", hint="choose another with --data-dir")
         if not create and not os.path.isdir(os.path.join(directory, "log")):

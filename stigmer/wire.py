@@ -10,6 +10,7 @@ errors starts quickly.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
@@ -57,6 +58,7 @@ _REVISIONS = ("expected_revision", "actual_revision")
 # An error's row is that of the nearest class of its own line that has one.
 _TABLE: dict[type[StigmerError], _Row] = {
     errors.InvalidArgument: _Row("INVALID_ARGUMENT", ("field", "problem")),
+    errors.Unauthenticated: _Row("UNAUTHENTICATED"),
     errors.NotFound: _Row("NOT_FOUND", _RESOURCE),
     errors.AlreadyExists: _Row("ALREADY_EXISTS", _RESOURCE + _REVISIONS),
     errors.Conflict: _Row("FAILED_PRECONDITION", _RESOURCE + _REVISIONS),
@@ -166,6 +168,9 @@ RESOURCES_SERVICE = "stigmer.resources.v1.Resources"
 REQUEST_ID_KEY = "stigmer-request-id"
 """Metadata of a call of the typed services: the same id again is applied at most once."""
 
+AUTHORIZATION_KEY = "authorization"
+"""Metadata of a call: `Bearer` and the token, where the daemon wants one."""
+
 NEXT_PAGE_TOKEN_KEY = "stigmer-next-page-token"
 """Trailing metadata of a typed list whose answer has no field for it."""
 
@@ -210,6 +215,16 @@ class Address(msgspec.Struct, frozen=True):
         """Whether it is a socket in the file system."""
         return not self.host
 
+    @property
+    def is_local(self) -> bool:
+        """Whether no other machine is at the other end: a socket, or a loopback address."""
+        if self.is_unix or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         if self.is_unix:
             return f"unix:{self.path}"
@@ -217,7 +232,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 _TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[A-Za-z0-9_.\-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-_SOCKET_PATH_BYTES_MAX = 107  # sun_path, without the NUL
+SOCKET_PATH_BYTES_MAX = 107  # sun_path, without the NUL
 
 
 def parse_address(text: str, field: str = "addr") -> Address:
@@ -228,9 +243,9 @@ def parse_address(text: str, field: str = "addr") -> Address:
         path = path.removeprefix("//") if path.startswith("///") else path
         if not path or "\0" in path:
             raise InvalidArgument(field, f"{names.shown(text)} names no socket", hint="write unix:PATH")
-        if len(path.encode("utf-8", "surrogateescape")) > _SOCKET_PATH_BYTES_MAX:
+        if len(path.encode("utf-8", "surrogateescape")) > SOCKET_PATH_BYTES_MAX:
             raise InvalidArgument(
-                field, f"{names.shown(text)}: the path of a socket has at most {_SOCKET_PATH_BYTES_MAX} bytes"
+                field, f"{names.shown(text)}: the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes"
             )
         return Address("", 0, path)
     match = _TCP.fullmatch(text)

@@ -52,6 +52,7 @@ class Writer:
         self._horizon = horizon
         self._durability = options.durability
         self._value_bytes_max = options.value_bytes_max
+        self._queue_bytes_max = options.queue_bytes_max
         self._thread = threading.Thread(target=self._run_to_end, name="stigmer-writer", daemon=True)
         self._ended = threading.Event()
         # Guarded by `_lock`.
@@ -93,12 +94,13 @@ class Writer:
         """
         size = ticket.size + config.COMMIT_OVERHEAD_BYTES
         with self._lock:
-            while self._queue_bytes and self._queue_bytes + size > config.QUEUE_BYTES_MAX:
+            while self._queue_bytes and self._queue_bytes + size > self._queue_bytes_max:
                 if not wait:
                     raise ResourceExhausted(
-                        f"{config.QUEUE_BYTES_MAX} bytes of writes are waiting for the disk",
+                        f"{self._queue_bytes} bytes of writes are waiting for the disk; with these there would be more "
+                        f"than {self._queue_bytes_max}",
                         limit="QUEUE_BYTES_MAX",
-                        limit_value=config.QUEUE_BYTES_MAX,
+                        limit_value=self._queue_bytes_max,
                         hint="send fewer at a time, or try again in a moment",
                     )
                 self._raise_if_ended()

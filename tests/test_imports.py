@@ -37,14 +37,15 @@ ALLOWED: dict[str, set[str]] = {
     "store": BASE
     | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"}
     | {"page_tokens", "query"},
+    "credentials": BASE,
     "wire": BASE | {"pb", "codec"},
     "vault": BASE | {"log"},
-    "client": BASE | {"pb", "codec", "wire"},
-    "aio": BASE | {"client"},
+    "client": BASE | {"pb", "codec", "wire", "credentials"},
+    "aio": BASE | {"client", "credentials"},
     "resources": BASE | {"pb", "codec", "vault", "artifacts"},
     "daemon": BASE
     | {"pb", "codec", "lock", "horizon", "log", "views", "decision", "store", "wire", "resources"}
-    | {"vault", "artifacts"},
+    | {"vault", "artifacts", "credentials"},
 }
 # These are above everything.
 FREE = {"__init__", "__main__", "cli"}

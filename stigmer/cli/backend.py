@@ -6,6 +6,9 @@ Owns that decision:
 - `--data-dir` (or STIGMER_DATA_DIR) without an address means the daemon that owns this directory, wherever it listens.
 - Otherwise it is the daemon at the default or configured address, and the default or configured directory.
 
+Where the daemon of the data directory is the one that is meant, and has a socket that we may use, it is asked there: a
+socket takes no token. The token in the data directory is shown to that directory's daemon and to no other.
+
 A connection is tried with a plain socket first: a refusal is known at once, without importing gRPC.
 """
 
@@ -51,18 +54,66 @@ def daemon_address(invocation: Invocation) -> str | None:
     """Give the address of the daemon to talk to; None where the chosen data directory has no daemon."""
     from stigmer.daemon.info import check_access
 
-    if invocation.addr_was_chosen or not invocation.data_dir_was_chosen:
+    if invocation.addr_was_chosen:
         return invocation.addr
+    if not invocation.data_dir_was_chosen:
+        address = invocation.addr
+        return address_of_owner(invocation.data_dir) if _is_of_owner(address, invocation.data_dir) else address
     check_access(invocation.data_dir)
     return address_of_owner(invocation.data_dir)
 
 
 def address_of_owner(data_dir: str) -> str | None:
-    """Give an address at which the daemon of a data directory listens; None where none runs."""
+    """Give an address at which the daemon of a data directory listens, best a socket; None where none runs."""
+    listen = _addresses_of_owner(data_dir)
+    for address in listen:
+        if address.startswith("unix:") and os.access(address.removeprefix("unix:"), os.W_OK):
+            return address
+    return listen[0] if listen else None
+
+
+def _addresses_of_owner(data_dir: str) -> list[str]:
     from stigmer.daemon.info import read_daemon_info
 
     info = read_daemon_info(data_dir)
-    return info.listen[0] if info is not None and info.listen else None
+    return info.listen if info is not None else []
+
+
+def _is_of_owner(text: str, data_dir: str, *, surely: bool = False) -> bool:
+    """Say whether the daemon of a data directory listens at an address.
+
+    `localhost` and 127.0.0.1 with one port are taken for one, unless it has to be sure: another user's program may have
+    the port at ::1.
+    """
+    from stigmer.wire import parse_address
+
+    address = parse_address(text)
+    for other in map(parse_address, _addresses_of_owner(data_dir)):
+        if other == address:
+            return True
+        if not address.is_unix and address.is_local and other.port == address.port:
+            is_everywhere = other.host == "::" or (other.host == "0.0.0.0" and address.host.startswith("127."))
+            if is_everywhere or (other.is_local and not surely):
+                return True
+    return False
+
+
+def token_for(invocation: Invocation, address: str) -> str | None:
+    """Give the token to show at an address: what was given, or what lies in the data directory of that very daemon."""
+    from stigmer import credentials
+
+    if address.startswith("unix:"):
+        return None
+    if invocation.setting("token-file").origin != "option":
+        token = invocation.environ.get(credentials.TOKEN_VARIABLE)
+        if token:
+            return credentials.check_token(token, credentials.TOKEN_VARIABLE)
+    if invocation.token_file is not None:
+        return credentials.read_token(invocation.token_file, "token-file")
+    path = os.path.join(invocation.data_dir, credentials.TOKEN_FILE)
+    if os.access(path, os.R_OK) and _is_of_owner(address, invocation.data_dir, surely=True):
+        return credentials.read_token(path, "token-file")
+    return None
 
 
 @contextmanager
@@ -104,11 +155,16 @@ def reader(invocation: Invocation) -> Iterator[AnyStore]:
 
 
 @contextmanager
-def connected(invocation: Invocation, address: str) -> Iterator[Client]:
+def connected(invocation: Invocation, address: str, timeout_seconds: float | None = None) -> Iterator[Client]:
     """Connect to the daemon at an address that is known to answer."""
     from stigmer.client import connect
 
-    client = connect(address, timeout=invocation.timeout_seconds)
+    client = connect(
+        address,
+        timeout=timeout_seconds or invocation.timeout_seconds,
+        token=token_for(invocation, address),
+        tls=None if address.startswith("unix:") else invocation.tls,
+    )
     try:
         yield client
     finally:

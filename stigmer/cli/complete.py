@@ -60,18 +60,18 @@ def complete_skill(context: click.Context, _parameter: click.Parameter, text: st
 
 
 def _references(context: click.Context, kind: str, start: str) -> list[str]:
-    from stigmer.cli.backend import answers, daemon_address
+    from stigmer.cli.backend import answers, connected, daemon_address
     from stigmer.cli.invocation import Invocation
 
-    address = daemon_address(context.ensure_object(Invocation))
+    invocation = context.ensure_object(Invocation)
+    address = daemon_address(invocation)
     if address is None or not answers(address, ANSWER_SECONDS):
         return []
-    from stigmer.client import connect
     from stigmer.resources import kinds, present
 
     known = kinds.find(kind)
     slugs: set[str] = set()
-    with connect(address, timeout=ANSWER_SECONDS) as client:
+    with connected(invocation, address, ANSWER_SECONDS) as client:
         ids = [one.id for one in client.list(kinds.store_name(kind), prefix=start, limit=OFFERED_MAX)]
         if known is not None:
             for resource in client.resources.list(known.name, limit=OFFERED_MAX).resources:

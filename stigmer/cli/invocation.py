@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stigmer.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from stigmer.config import Setting
+    from stigmer.config import Setting, Tls
 
 
 class Invocation:
@@ -176,7 +176,28 @@ class Invocation:
     @cached_property
     def key_file(self) -> str | None:
         """The file with the key of the secrets, `~` expanded; None for the one in the data directory."""
-        setting = self.setting("key-file")
+        return self._file_of("key-file")
+
+    @cached_property
+    def token_file(self) -> str | None:
+        """The file with the daemon's token, `~` expanded; None for the one in the data directory."""
+        return self._file_of("token-file")
+
+    @property
+    def tls_pair(self) -> tuple[str | None, str | None]:
+        """The files of the certificate to show and of its key; None where there are none."""
+        return self._file_of("tls-cert"), self._file_of("tls-key")
+
+    @cached_property
+    def tls(self) -> Tls | None:
+        """What a client's TLS is; None: without."""
+        from stigmer.config import Tls
+
+        ca = self._file_of("tls-ca")
+        return Tls(ca, *self.tls_pair) if ca is not None else None
+
+    def _file_of(self, name: str) -> str | None:
+        setting = self.setting(name)
         return None if setting.origin == "default" else self._path(setting, "a file")
 
     def say(self, text: str) -> None:

@@ -53,6 +53,10 @@ def global_options() -> list[click.Parameter]:
         GlobalOption(
             ["--key-file"], metavar="FILE", help="The file with the key of the secrets in the data directory."
         ),
+        GlobalOption(["--token-file"], metavar="FILE", help="The file with the daemon's token."),
+        GlobalOption(["--tls-ca"], metavar="FILE", help="Speak TLS, and trust these authorities."),
+        GlobalOption(["--tls-cert"], metavar="FILE", help="The certificate to show: the daemon's, or a client's."),
+        GlobalOption(["--tls-key"], metavar="FILE", help="The key of that certificate."),
         GlobalOption(
             ["-o", "--output"],
             metavar="FORMAT",

@@ -1,5 +1,6 @@
 """Clients of the daemon: `sync.py` and `aio.py`, with the methods and the values of the embedded `Store`.
 
+    access.py         the token, TLS, and the channel
     attempts.py       which failures are tried again, how soon, and what is raised in the end
     requests.py       arguments checked and serialized
     answers.py        answers decoded
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["connect"]
 
 
-def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
+def connect(
+    addr: str = config.ADDR_DEFAULT,
+    timeout: float | None = 10.0,
+    *,
+    wait_for_ready: bool = False,
+    token: str | None = None,
+    tls: config.Tls | None = None,
+) -> Client:
     """Connect to a daemon; see `stigmer.client.sync.connect`."""
     from stigmer.client import sync
 
-    return sync.connect(addr, timeout, wait_for_ready=wait_for_ready)
+    return sync.connect(addr, timeout, wait_for_ready=wait_for_ready, token=token, tls=tls)

@@ -17,10 +17,12 @@ import grpc.aio
 
 from stigmer import codec, config, wire
 from stigmer.client import answers, attempts, requests
+from stigmer.client.access import Access
 from stigmer.client.attempts import Attempts
 from stigmer.client.bulk import BulkWriter
 from stigmer.client.gets import Gets
 from stigmer.client.write_stream import WriteStream
+from stigmer.config import Tls
 from stigmer.errors import Closed, OutcomeUnknown, StigmerError
 from stigmer.model import (
     Committed,
@@ -46,23 +48,34 @@ FoundResources = list[Resource | None]
 Revisions = list[Revision]
 
 
-def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
+def connect(
+    addr: str = config.ADDR_DEFAULT,
+    timeout: float | None = 10.0,
+    *,
+    wait_for_ready: bool = False,
+    token: str | None = None,
+    tls: Tls | None = None,
+) -> Client:
     """Make a client of the daemon at `HOST:PORT` or `unix:PATH`.
 
     It connects when it is awaited, entered (`async with`), or first used; that raises `Unavailable` at once where no
     daemon is there, or, with `wait_for_ready`, when none has come in the time of `timeout`.
 
     `timeout`, in seconds, bounds each call, with the attempts it takes while the daemon is restarted; None: no bound.
+    `token` is what the daemon asks for, and `tls` turns TLS on; a Unix socket takes neither.
     """
-    return Client(addr, timeout, wait_for_ready)
+    return Client(addr, timeout, wait_for_ready, token, tls)
 
 
 class Client:
     """A connection to a daemon. Made by `connect`."""
 
-    def __init__(self, addr: str, timeout: float | None, wait_for_ready: bool) -> None:
+    def __init__(
+        self, addr: str, timeout: float | None, wait_for_ready: bool, token: str | None = None, tls: Tls | None = None
+    ) -> None:
         requests.check_timeout(timeout)
         self._address = wire.parse_address(addr)
+        self._access = Access(self._address, token, tls)
         self._timeout = timeout
         self._wait_for_ready = wait_for_ready
         self._request_ids = requests.RequestIds()
@@ -80,10 +93,12 @@ class Client:
     def _methods(self, channel: grpc.aio.Channel, service: str) -> dict[str, Callable[..., Any]]:
         methods: dict[str, Callable[..., Any]] = {}
         for name, method in wire.methods(service).items():
+            made: Callable[..., Any]
             if method.takes_stream:
-                methods[name] = channel.stream_stream(method.path)
+                made = channel.stream_stream(method.path)
             else:
-                methods[name] = (channel.unary_stream if method.streams else channel.unary_unary)(method.path)
+                made = (channel.unary_stream if method.streams else channel.unary_unary)(method.path)
+            methods[name] = self._access.with_token(made)
         return methods
 
     async def _attached(self) -> None:
@@ -104,9 +119,7 @@ class Client:
 
     async def _attach(self) -> None:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(
-                attempts.target_of(self._address), options=attempts.CHANNEL_OPTIONS
-            )
+            self._channel = self._access.aio_channel()
             self._store = self._methods(self._channel, wire.STORE_SERVICE)
             self._admin = self._methods(self._channel, wire.ADMIN_SERVICE)
         tries = Attempts(self._address, self._timeout, can_wait=self._wait_for_ready)

@@ -39,6 +39,27 @@ _BACKOFF_SECONDS_MAX = 1.0
 
 _TOO_LARGE = re.compile(r"larger than max \(([0-9]+) vs\. ([0-9]+)\)")
 _NOBODY_THERE = ("failed to connect", "connection refused", "dns resolution", "no such file", "address lookup failed")
+_TLS_PROBLEMS = (
+    (
+        "certificate_verify_failed",
+        "shows a certificate that is not trusted",
+        "name who signed it with --tls-ca, STIGMER_TLS_CA or tls=; the host must be one of its names",
+    ),
+    (
+        "wrong_version_number",
+        "does not speak TLS",
+        "leave out --tls-ca, STIGMER_TLS_CA or tls=, or ask for another address",
+    ),
+    ("handshake", "and this client do not agree on TLS", "see --tls-ca, --tls-cert and --tls-key"),
+    (
+        "socket closed",
+        "ended the connection at once",
+        "it may want TLS (--tls-ca), or a certificate of this client that it trusts (--tls-cert, --tls-key)",
+    ),
+)
+"""What gRPC says when it cannot connect to somebody who is there, what it means, and what to do about it."""
+_REASON = re.compile(r"[A-Z]+_[A-Z_]+: (?P<reason>[^:]+)(: OK)?$")
+
 _LOST_WHILE_SENDING = "Internal error from Core"
 """What grpc.aio says, under INTERNAL, where a stream is lost while a message is being sent on it."""
 
@@ -99,6 +120,9 @@ def _from_status(error: grpc.RpcError, address: Address) -> StigmerError:
     """Make an exception of a status that did not come from our services but from gRPC."""
     code, details = error.code(), error.details() or ""
     if _is_lost(error):
+        unagreed = _tls_problem(details, address) if "failed to connect" in details else None
+        if unagreed is not None:
+            return unagreed
         if any(words in details.lower() for words in _NOBODY_THERE):
             return Unavailable(
                 f"no daemon at {address}", hint="start one with `stigmer daemon --detach`, or set STIGMER_ADDR"
@@ -115,12 +139,23 @@ def _from_status(error: grpc.RpcError, address: Address) -> StigmerError:
                 limit_value=int(too_large[2]),
             )
         return errors.ResourceExhausted(f"the daemon at {address} refused the call: {details}")
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return errors.Unauthenticated(f"the daemon at {address} refused the call: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return StigmerError(
             f"what answers at {address} is no stigmer daemon, or one of another version: {details}",
             hint="set STIGMER_ADDR to the daemon's address",
         )
     return StigmerError(f"the daemon at {address} failed: {details}")
+
+
+def _tls_problem(details: str, address: Address) -> Unavailable | None:
+    for words, problem, hint in _TLS_PROBLEMS:
+        if words in details.lower():
+            reason = _REASON.search(details)
+            told = f" ({reason['reason']})" if reason is not None and words == "certificate_verify_failed" else ""
+            return Unavailable(f"the daemon at {address} {problem}{told}", hint=hint)
+    return None
 
 
 def of_request(error: StigmerError, request_id: str) -> StigmerError:

@@ -5,7 +5,6 @@ It is thread-safe. Errors are those of `stigmer.errors`, never gRPC's.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -15,9 +14,11 @@ import grpc
 
 from stigmer import codec, config, names, wire
 from stigmer.client import answers, attempts, requests
+from stigmer.client.access import Access
 from stigmer.client.attempts import Attempts
 from stigmer.client.resources import RemoteResources
 from stigmer.client.save_many import Attempt, SaveMany
+from stigmer.config import Tls
 from stigmer.errors import Closed, NotFound, OutcomeUnknown, StigmerError
 from stigmer.model import (
     Committed,
@@ -49,13 +50,23 @@ _SECONDS_LEFT_MIN = 0.001
 """What `Attempts` gives when nothing is left."""
 
 
-def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wait_for_ready: bool = False) -> Client:
+def connect(
+    addr: str = config.ADDR_DEFAULT,
+    timeout: float | None = 10.0,
+    *,
+    wait_for_ready: bool = False,
+    token: str | None = None,
+    tls: Tls | None = None,
+) -> Client:
     """Connect to the daemon at `HOST:PORT` or `unix:PATH`.
 
     `timeout`, in seconds, bounds each call, with the attempts it takes while the daemon is restarted; None: no bound.
     Raises `Unavailable` at once where no daemon is there, or, with `wait_for_ready`, when none has come in that time.
+
+    `token` is what the daemon asks for, and `tls` turns TLS on; a Unix socket takes neither. Raises `Unauthenticated`
+    where the token is not the daemon's.
     """
-    client = Client(addr, timeout)
+    client = Client(addr, timeout, token, tls)
     try:
         client._attach(wait_for_ready)
     except BaseException:
@@ -67,13 +78,14 @@ def connect(addr: str = config.ADDR_DEFAULT, timeout: float | None = 10.0, *, wa
 class Client:
     """A connection to a daemon. Made by `connect`."""
 
-    def __init__(self, addr: str, timeout: float | None) -> None:
+    def __init__(self, addr: str, timeout: float | None, token: str | None = None, tls: Tls | None = None) -> None:
         requests.check_timeout(timeout)
         self._address = wire.parse_address(addr)
+        self._access = Access(self._address, token, tls)
         self._timeout = timeout
         self._request_ids = requests.RequestIds()
         self._closed = threading.Event()
-        self._channel = grpc.insecure_channel(attempts.target_of(self._address), attempts.CHANNEL_OPTIONS)
+        self._channel = self._access.channel()
         self._store: dict[str, Callable[..., Any]] = self._methods(wire.STORE_SERVICE)
         self._admin: dict[str, Callable[..., Any]] = self._methods(wire.ADMIN_SERVICE)
         self._typed: dict[str, Callable[..., Any]] = self._methods(wire.RESOURCES_SERVICE)
@@ -85,12 +97,12 @@ class Client:
     def _methods(self, service: str) -> dict[str, Callable[..., Any]]:
         methods: dict[str, Callable[..., Any]] = {}
         for name, method in wire.methods(service).items():
+            made: Callable[..., Any]
             if method.takes_stream:
-                methods[name] = self._channel.stream_stream(method.path)
+                made = self._channel.stream_stream(method.path)
             else:
-                methods[name] = (self._channel.unary_stream if method.streams else self._channel.unary_unary)(
-                    method.path
-                )
+                made = (self._channel.unary_stream if method.streams else self._channel.unary_unary)(method.path)
+            methods[name] = self._access.with_token(made)
         return methods
 
     def _attach(self, wait_for_ready: bool) -> None:
@@ -262,9 +274,8 @@ class Client:
         """
         chosen = request_id or self._request_ids.next()
         names.check_request_id(chosen)
-        method: Callable[..., bytes] = self._channel.unary_unary(path)
-        metadata = ((wire.REQUEST_ID_KEY, chosen),)
-        return self._call(functools.partial(method, metadata=metadata), request, request_id=chosen)
+        method = self._access.with_token(self._channel.unary_unary(path), (wire.REQUEST_ID_KEY, chosen))
+        return self._call(method, request, request_id=chosen)
 
     def subscribe(
         self,
@@ -280,7 +291,7 @@ class Client:
         called with False when the daemon is lost and with True when it is there again. Raises `NotFound` where there
         is no such resource, or none any more, and `DeadlineExceeded` after `timeout` seconds in all.
         """
-        method: Callable[..., Any] = self._channel.unary_stream(path)
+        method = self._access.with_token(self._channel.unary_stream(path))
         tries = Attempts(self._address, timeout, can_wait=True)
         while True:
             call = self._begin(method, request, tries)

@@ -1,44 +1,63 @@
-"""Where the daemon listens: loopback and sockets in the file system, nothing else yet.
+"""Where the daemon listens: TCP, and sockets in the file system, one of them in the data directory.
 
-Owns the checks that gRPC leaves out. It removes a socket that is there already, even one that another daemon answers
-on, and makes new ones for everybody; and it says "failed to bind" without the reason.
+Who may come to which address is decided in `access.py`. Owns the checks that gRPC leaves out. It removes a socket that
+is there already, even one that another daemon answers on, and makes new ones for everybody; and it says "failed to
+bind" without the reason.
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
+import logging
 import os
 import socket
 import stat
 from typing import Any
 
-from stigmer import names, wire
+from stigmer import wire
 from stigmer.errors import AddressInUse, InvalidArgument
 from stigmer.wire import Address
 
 _PROBE_SECONDS = 1.0
 
+RUN_DIRECTORY = "run"
+"""Of the data directory."""
+_SOCKET = "stigmer.sock"
+
+_logger = logging.getLogger("stigmer.daemon")
+
 
 def parse_listen(text: str) -> Address:
-    """Parse an address to listen on. Raises `InvalidArgument` where it is none, or not a local one."""
+    """Parse an address to listen on. Raises `InvalidArgument` where it is none."""
     address = wire.parse_address(text, "listen")
     if address.is_unix:
         return Address("", 0, os.path.abspath(address.path))
-    if address.host != "localhost" and not _is_loopback(address.host):
-        raise InvalidArgument(
-            "listen",
-            f"{names.shown(text)} can be reached from other machines, and this version has neither TLS nor a token",
-            hint="listen on 127.0.0.1:PORT, [::1]:PORT or unix:PATH",
-        )
     return address
 
 
-def _is_loopback(host: str) -> bool:
+def own_socket(data_dir: str) -> Address | None:
+    """Make the directory of the data directory's own socket and give the address; None, with a warning, where it cannot
+    be."""
+    directory = os.path.join(data_dir, RUN_DIRECTORY)
+    path = os.path.join(directory, _SOCKET)
+    if len(os.fsencode(path)) > wire.SOCKET_PATH_BYTES_MAX:
+        _logger.warning(
+            "no socket in the data directory: the path of a socket has at most %d bytes, and this has more: %s",
+            wire.SOCKET_PATH_BYTES_MAX,
+            path,
+        )
+        return None
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(directory).st_mode):
+                raise
+            os.chmod(directory, 0o700)
+    except OSError as error:
+        _logger.warning("no socket in the data directory: %s: %s", directory, error.strerror)
+        return None
+    return Address("", 0, path)
 
 
 def prepare_socket(path: str) -> None:

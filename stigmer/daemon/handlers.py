@@ -44,7 +44,8 @@ def error_told(path: str, error: StigmerError) -> StigmerError:
     return Unavailable("the daemon is stopping") if isinstance(error, Closed) else error
 
 
-async def _refuse(context: Context, path: str, error: StigmerError) -> None:
+async def refuse(context: Context, path: str, error: StigmerError) -> None:
+    """End a call with an error."""
     error = error_told(path, error)
     await context.abort(
         grpc.StatusCode[wire.status_of(error)],
@@ -63,7 +64,7 @@ def _unary(path: str, method: Unary) -> Unary:
         try:
             return await method(request, context)
         except StigmerError as error:
-            await _refuse(context, path, error)
+            await refuse(context, path, error)
         except Exception:
             await _report_bug(context, path)
         raise AssertionError("abort() returned")
@@ -76,7 +77,7 @@ def _streaming(path: str, method: Streaming) -> Streaming:
         try:
             await method(request, context)
         except StigmerError as error:
-            await _refuse(context, path, error)
+            await refuse(context, path, error)
         except Exception:
             if context.done():  # the caller is gone: a write to it failed
                 return

@@ -7,6 +7,7 @@ what it says holds only while the process that wrote it owns the directory; `rea
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 
 import msgspec
@@ -31,7 +32,7 @@ class DaemonInfo(msgspec.Struct, frozen=True):
 def write_daemon_info(data_dir: str, info: DaemonInfo) -> None:
     """Write the file as a whole or not at all."""
     path = os.path.join(data_dir, _FILE)
-    with open(path + ".new", "wb") as file:
+    with open(path + ".new", "wb", opener=functools.partial(os.open, mode=0o600)) as file:
         file.write(msgspec.json.encode(info))
     os.replace(path + ".new", path)
 

@@ -12,6 +12,7 @@ gRPC and the store are imported when a daemon is run, so that asking for one, or
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stigmer import config, wire
-from stigmer.config import StoreOptions
+from stigmer.config import AccessOptions, Limits, StoreOptions
 from stigmer.daemon.info import (
     DaemonInfo,
     check_access,
@@ -41,9 +42,12 @@ from stigmer.daemon.info import (
 )
 from stigmer.daemon.process_log import ProcessLog
 from stigmer.errors import DataDirectoryError, DeadlineExceeded, StigmerError
+from stigmer.log import files
 from stigmer.model import Status
 
 if TYPE_CHECKING:
+    from stigmer.daemon.access import Access
+    from stigmer.daemon.server import Server
     from stigmer.resources.verbs import Resources
     from stigmer.store import Store
 
@@ -71,6 +75,10 @@ class DaemonOptions(msgspec.Struct, frozen=True):
     store: StoreOptions = StoreOptions()
     key_file: str | None = None
     """Holds the master key of secrets; None: `secret.key` in the data directory."""
+    access: AccessOptions = AccessOptions()
+    limits: Limits = Limits()
+    own_socket: bool = False
+    """Listen on `run/stigmer.sock` in the data directory, too."""
     command: str = "stigmer daemon"
     """Shown to a second process that wants the data directory."""
 
@@ -82,6 +90,8 @@ class Started(msgspec.Struct, frozen=True):
     status: Status
     seconds: float
     """Since `run_daemon` was called."""
+    access: str
+    """What callers over TCP have to show; empty where that is nothing."""
 
 
 # --- running -----------------------------------------------------------------------------------------------
@@ -95,6 +105,10 @@ def run_daemon(options: DaemonOptions, ready: Callable[[Started], None]) -> None
     listens, and `StorageFailed` when the storage failed.
     """
     begun = time.monotonic()
+    # Whatever this process makes is for its user alone, also where a library makes it.
+    os.umask(0o077)
+    # gRPC writes a line to stderr for every handshake that fails, which is something that anybody can have it do.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.setswitchinterval(_SWITCH_SECONDS)
     waiting_parent = _WaitingParent()
     try:
@@ -118,16 +132,22 @@ def _open_and_serve(
     begun: float,
 ) -> None:
     from stigmer.artifacts import Artifacts
-    from stigmer.daemon.addresses import parse_listen
+    from stigmer.daemon.access import Access
+    from stigmer.daemon.addresses import own_socket, parse_listen
+    from stigmer.daemon.permissions import close_to_others
     from stigmer.resources.verbs import Resources
     from stigmer.store import Store
     from stigmer.vault import Vault
 
-    for address in options.listen:
-        parse_listen(address)  # refused before a data directory is made
+    # Refused before a data directory is made.
+    options.limits.checked()
+    access = Access(options.access)
+    access.check_reach([parse_listen(address) for address in options.listen])
     with Store.open(options.data_dir, options.store, command=options.command) as store:
         data_dir = store.directory
         process_log.attach(data_dir)
+        close_to_others(data_dir)
+        access.open(data_dir)
 
         def on_listening(listen: list[str]) -> None:
             status = store.status()
@@ -141,8 +161,10 @@ def _open_and_serve(
                 status.revision,
                 ", ".join(listen),
             )
+            if access.summary():
+                _logger.info("TCP takes: %s", access.summary())
             waiting_parent.tell_ready(info)
-            ready(Started(info, status, time.monotonic() - begun))
+            ready(Started(info, status, time.monotonic() - begun, access.summary()))
 
         try:
             with (
@@ -150,7 +172,9 @@ def _open_and_serve(
                 asyncio.Runner(loop_factory=_fast_loop()) as runner,
             ):
                 resources = Resources(store, vault, Artifacts(os.path.join(data_dir, "artifacts")))
-                runner.run(_serve(store, resources, options.listen, on_listening))
+                socket = own_socket(data_dir) if options.own_socket else None
+                make = functools.partial(_server, store, resources, options, access, socket)
+                runner.run(_serve(store, resources, make, on_listening))
             if store.failure is not None:
                 raise store.failure
         except BaseException as error:
@@ -161,12 +185,18 @@ def _open_and_serve(
     _logger.info("stopped; the log is sealed")
 
 
-async def _serve(
-    store: Store, resources: Resources, listen: Sequence[str], on_listening: Callable[[list[str]], None]
-) -> None:
-    """Serve until a signal comes or the storage fails."""
+def _server(
+    store: Store, resources: Resources, options: DaemonOptions, access: Access, socket: wire.Address | None
+) -> Server:
     from stigmer.daemon.server import Server
 
+    return Server(store, resources, options.listen, options.limits, access, socket)
+
+
+async def _serve(
+    store: Store, resources: Resources, make: Callable[[], Server], on_listening: Callable[[list[str]], None]
+) -> None:
+    """Serve until a signal comes or the storage fails."""
     # What is there now stays to the end: no collection has to walk over it, with every call waiting.
     gc.collect()
     gc.freeze()
@@ -190,7 +220,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     unsubscribe = store.horizon.subscribe(on_horizon)
-    server = Server(store, resources, listen)
+    server = make()
     await server.start()
     on_listening(server.listen)
     clearing = asyncio.create_task(asyncio.to_thread(_clear_away, resources))
@@ -297,7 +327,7 @@ def start_detached(
     where it is still opening the store; then it goes on.
     """
     try:
-        os.makedirs(data_dir, mode=0o700, exist_ok=True)
+        files.make_directories(data_dir)
         out_path = os.path.join(data_dir, "daemon.out")
         out = os.open(out_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -10,10 +10,19 @@ import logging
 import logging.handlers
 import os
 import time
+from io import TextIOWrapper
 
 from stigmer import config
 
 _KEPT_UNTIL_ATTACHED = 10_000
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A rotated file for our user alone."""
+
+    def _open(self) -> TextIOWrapper:
+        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return TextIOWrapper(open(fd, "ab"), encoding=self.encoding, errors=self.errors)
 
 
 class ProcessLog:
@@ -34,7 +43,7 @@ class ProcessLog:
             "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
         )
         formatter.converter = time.gmtime
-        self._file = logging.handlers.RotatingFileHandler(
+        self._file = _PrivateFile(
             path, maxBytes=config.DAEMON_LOG_BYTES, backupCount=config.DAEMON_LOG_FILES - 1, encoding="utf-8"
         )
         self._file.setFormatter(formatter)

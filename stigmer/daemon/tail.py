@@ -27,8 +27,9 @@ from stigmer.store import Store
 class Tails:
     """The followers being served, and their wake-up."""
 
-    def __init__(self, store: Store, readers: Executor) -> None:
+    def __init__(self, store: Store, readers: Executor, count_max: int) -> None:
         self._store = store
+        self._count_max = count_max
         self._readers = readers
         self._loop = asyncio.get_running_loop()
         self._store_id = store.store_id
@@ -56,11 +57,12 @@ class Tails:
 
     async def serve(self, request: store_pb2.TailRequest, context: Context) -> None:
         """Serve one tail to its end."""
-        if self.count >= config.TAILS_MAX:
+        if self.count >= self._count_max:
             raise ResourceExhausted(
                 f"{self.count} tails are being served, the most that one daemon serves",
                 limit="TAILS_MAX",
-                limit_value=config.TAILS_MAX,
+                limit_value=self._count_max,
+                hint="end some, or start the daemon with a larger --tails-max",
             )
         self.count += 1
         try:

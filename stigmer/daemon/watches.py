@@ -141,10 +141,11 @@ class _Subscriber:
 class Watches:
     """The watches of one daemon. All of it runs on one event loop, but for what says otherwise."""
 
-    def __init__(self, store: Store, present: Present, readers: Executor) -> None:
+    def __init__(self, store: Store, present: Present, readers: Executor, count_max: int) -> None:
         """Watch resources of a store; large values are read and presented on one of the readers at a time."""
         # Constant after construction.
         self._store = store
+        self._count_max = count_max
         self._present = present
         self._readers = readers
         self._loop = asyncio.get_running_loop()
@@ -192,11 +193,12 @@ class Watches:
         """
         if self._ending is not None:
             raise Unavailable(self._ending)
-        if self.count >= config.SUBSCRIBERS_MAX:
+        if self.count >= self._count_max:
             raise ResourceExhausted(
                 f"{self.count} subscribers are being served, the most that one daemon serves",
                 limit="SUBSCRIBERS_MAX",
-                limit_value=config.SUBSCRIBERS_MAX,
+                limit_value=self._count_max,
+                hint="end some, or start the daemon with a larger --subscribers-max",
             )
         subscriber = self._subscribe(kind, id)
         try:

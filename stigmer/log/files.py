@@ -70,6 +70,24 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def make_directories(path: str) -> None:
+    """Make a directory, and the parents that are missing, for us alone; one that is there is left as it is.
+
+    Unlike `os.makedirs`, which makes the parents for everybody that the umask lets in.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if not parent or parent == path:
+            raise
+        make_directories(parent)
+        make_directories(path)
+
+
 def create(path: str, content: bytes) -> int:
     """Create a file with this content under its final name, durably; give a descriptor to read and write it.
 

@@ -78,8 +78,10 @@ class Shell:
 class Daemon:
     """A daemon in the foreground of a process of its own."""
 
-    def __init__(self, shell: Shell, *arguments: str) -> None:
-        self.process = shell.start("daemon", "--listen", "127.0.0.1:0", *arguments)
+    def __init__(
+        self, shell: Shell, *arguments: str, where: Sequence[str] = ("--listen", "127.0.0.1:0"), **environ: str
+    ) -> None:
+        self.process = shell.start("daemon", *where, *arguments, **environ)
         assert self.process.stderr is not None
         self.banner = []
         while not (self.banner and self.banner[-1].startswith("ready")):

@@ -69,8 +69,8 @@ def test_a_global_option_stands_before_or_after_the_verb(shell: Shell) -> None:
         (
             ["daemon", "--listen", "0.0.0.0:1"],
             {},
-            'Error: listen: "0.0.0.0:1" can be reached from other machines, '
-            "and this version has neither TLS nor a token",
+            'Error: listen: "0.0.0.0:1" can be reached from other machines, which takes TLS (--tls-cert, --tls-key) '
+            "and a token (--auth token) or certificates of clients (--tls-client-ca)",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import msgspec
 
-from stigmer.config import StoreOptions
+from stigmer.config import AccessOptions, Limits, StoreOptions
 from stigmer.daemon.lifecycle import DaemonInfo, DaemonOptions
 
 ANY_PORT = "127.0.0.1:0"
@@ -42,10 +42,19 @@ class DaemonProcess:
         store: StoreOptions | None = None,
         wrapper: tuple[str, ...] = (),
         key_file: Path | None = None,
+        access: AccessOptions | None = None,
+        limits: Limits | None = None,
+        own_socket: bool = False,
     ) -> None:
         """`wrapper` is a command that runs the daemon as its child, such as strace."""
         options = DaemonOptions(
-            str(data_dir), listen or (ANY_PORT,), store or StoreOptions(), str(key_file) if key_file else None
+            str(data_dir),
+            listen or (ANY_PORT,),
+            store or StoreOptions(),
+            str(key_file) if key_file else None,
+            access or AccessOptions(),
+            limits or Limits(),
+            own_socket,
         )
         self._process = subprocess.Popen(
             [*wrapper, sys.executable, "-c", PROGRAM, msgspec.json.encode(options).decode()],

@@ -222,11 +222,11 @@ def test_more_tails_than_are_served(tmp_path: Path) -> None:
     async def run(address: str) -> None:
         async with stigmer.aio.connect(address) as client:
             revision = await client.save("k", "a", b"")
-            tails = [client.tail(revision - 1) for _ in range(config.TAILS_MAX)]
+            tails = [client.tail(revision - 1) for _ in range(config.Limits().tails_max)]
             await asyncio.gather(*(anext(tail) for tail in tails))
             with pytest.raises(ResourceExhausted) as caught:
                 await anext(client.tail())
-            assert (caught.value.limit, caught.value.limit_value) == ("TAILS_MAX", config.TAILS_MAX)
+            assert (caught.value.limit, caught.value.limit_value) == ("TAILS_MAX", config.Limits().tails_max)
             assert (await client.get("k", "a")).revision == revision
 
     with DaemonProcess(tmp_path / "data") as process:

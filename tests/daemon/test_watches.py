@@ -37,9 +37,9 @@ LIMIT_SECONDS = 60
 class Served:
     """A store, its watches behind a server, and a client's channel to it."""
 
-    def __init__(self, store: Store, readers: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store, readers: ThreadPoolExecutor, subscribers_max: int) -> None:
         self.store = store
-        self.watches = Watches(store, self.present, readers)
+        self.watches = Watches(store, self.present, readers, subscribers_max)
         self.presented: Counter[tuple[str, int]] = Counter()
         self.threads: dict[int, int] = {}
         """Revision -> the thread that it was presented on."""
@@ -108,11 +108,11 @@ async def status_of(call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> grpc.Status
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[Served]:
+async def serving(directory: Path, subscribers_max: int) -> AsyncIterator[Served]:
     """Serve a new store; in the end, nothing is left of any watch."""
     unlimited = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     with Store.open(directory / "data") as store, ThreadPoolExecutor(4) as readers:
-        served = Served(store, readers)
+        served = Served(store, readers, subscribers_max)
         server = grpc.aio.server(options=unlimited)
         handler = grpc.unary_stream_rpc_method_handler(handlers._streaming(PATH, served.serve))
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"subscribe": handler})])
@@ -134,11 +134,11 @@ def assert_no_trace(served: Served) -> None:
     assert (kept._watches, kept._seen, kept._unread) == ({}, {}, {})
 
 
-def run(directory: Path, test: object) -> None:
+def run(directory: Path, test: object, subscribers_max: int = 2_000) -> None:
     """Run a test's coroutine with what serves it."""
 
     async def with_service() -> None:
-        async with asyncio.timeout(LIMIT_SECONDS), serving(directory) as served:
+        async with asyncio.timeout(LIMIT_SECONDS), serving(directory, subscribers_max) as served:
             await test(served)  # type: ignore[operator]
 
     asyncio.run(with_service())
@@ -516,9 +516,8 @@ def test_large_values_are_presented_on_a_thread(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_more_subscribers_than_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_subscribers_than_are_served(tmp_path: Path) -> None:
     """One beyond the limit is refused, and one that ends makes room."""
-    monkeypatch.setattr(config, "SUBSCRIBERS_MAX", 3)
 
     async def test(served: Served) -> None:
         await served.save("a", b"v")
@@ -530,7 +529,7 @@ def test_more_subscribers_than_are_served(tmp_path: Path, monkeypatch: pytest.Mo
         await served.ended.get()
         assert await next_of(served.subscribe("a")) == 1
 
-    run(tmp_path, test)
+    run(tmp_path, test, subscribers_max=3)
 
 
 def test_sending_is_bounded(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ ERRORS: list[tuple[StigmerError, str]] = [
     (errors.NotFound("agent", "日本 \U0001f600"), "NOT_FOUND"),
     (errors.Conflict("agent", "a", 3, 0), "FAILED_PRECONDITION"),
     (errors.AlreadyExists("agent", "a", 2**63), "ALREADY_EXISTS"),
+    (errors.Unauthenticated("the call has no token"), "UNAUTHENTICATED"),
     (errors.ResourceExhausted("too much", limit="TAILS_MAX", limit_value=1000), "RESOURCE_EXHAUSTED"),
     (errors.DiskFull("/data"), "RESOURCE_EXHAUSTED"),
     (errors.OutcomeUnknown("no answer"), "UNAVAILABLE"),

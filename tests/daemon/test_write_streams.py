@@ -16,6 +16,7 @@ from daemon.support import DaemonProcess
 from stigmer import config, wire
 from stigmer.artifacts import Artifacts
 from stigmer.client import connect
+from stigmer.config import StoreOptions
 from stigmer.daemon.server import Server
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.resources.verbs import Resources
@@ -206,9 +207,8 @@ def test_a_caller_that_does_not_read_its_answers(daemon: DaemonProcess, channel:
         assert answered == count * 1_000
 
 
-def test_a_full_queue_holds_a_stream_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_holds_a_stream_up(tmp_path: Path) -> None:
     """Where more comes than the disk takes, streams wait for it, and nothing is refused."""
-    monkeypatch.setattr(config, "QUEUE_BYTES_MAX", 64 * config.KIB)
     streams, each = 4, 100
     refusals: list[None] = []
 
@@ -232,7 +232,7 @@ def test_a_full_queue_holds_a_stream_up(tmp_path: Path, monkeypatch: pytest.Monk
                 assert not any(answer.refusals for answer in answers)
         await server.stop(0)
 
-    with Watched.open(tmp_path / "data") as store:
+    with Watched.open(tmp_path / "data", StoreOptions(queue_bytes_max=64 * config.KIB)) as store:
         asyncio.run(run(store))
         assert store.status().resources == streams * each
     assert refusals, "the queue was never full"

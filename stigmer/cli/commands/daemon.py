@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from stigmer.cli.invocation import Invocation
+from stigmer.cli.limits import arguments_of, limit_options, limits_of
 from stigmer.cli.options import Command, Group, pass_invocation
 
 if TYPE_CHECKING:
-    from stigmer.config import StoreOptions
+    from stigmer.config import AccessOptions, Limits, StoreOptions
     from stigmer.daemon.lifecycle import Started
     from stigmer.model import Status
 
@@ -29,8 +30,15 @@ STOP_SECONDS = 30.0
     "listen",
     multiple=True,
     metavar="ADDRESS",
-    help="HOST:PORT or unix:PATH; --addr if not given. Repeatable.",
+    help="HOST:PORT or unix:PATH; if not given, --addr and the data directory's own socket. Repeatable.",
 )
+@click.option(
+    "--auth",
+    type=click.Choice(("none", "token")),
+    default="none",
+    help="What callers over TCP have to show: nothing (the default), or the token.",
+)
+@click.option("--tls-client-ca", metavar="FILE", help="Let in only clients whose certificates these authorities sign.")
 @click.option(
     "--durability",
     type=click.Choice(("fsync", "interval", "os")),
@@ -40,15 +48,22 @@ STOP_SECONDS = 30.0
 @click.option("--sync-interval", default="100ms", metavar="TIME", help="With interval: sync this often; 100ms.")
 @click.option("--segment-bytes", metavar="SIZE", help="Start a new file of the log at this size; 64MiB.")
 @click.option("--value-max", metavar="SIZE", help="The largest value of one resource; 16MiB.")
+@click.option("--queue-max", metavar="SIZE", help="Commits that wait for the disk, together; 128MiB.")
+@limit_options
 @click.pass_context
 def daemon_command(
     context: click.Context,
+    /,
     detach: bool,
     listen: tuple[str, ...],
     durability: str,
     sync_interval: str,
     segment_bytes: str | None,
     value_max: str | None,
+    queue_max: str | None,
+    auth: str,
+    tls_client_ca: str | None,
+    **limits: str | int | None,
 ) -> None:
     """Run the daemon; look at it, stop it, read what it wrote.
 
@@ -58,15 +73,34 @@ def daemon_command(
         return
     invocation = context.ensure_object(Invocation)
     invocation.check_printing()
-    options = _store_options(durability, sync_interval, segment_bytes, value_max)
-    if detach:
-        _detach(invocation, listen, options)
-    else:
-        _run(invocation, listen or (invocation.addr,), options)
+    options = DaemonArguments(
+        listen=listen,
+        store=_store_options(durability, sync_interval, segment_bytes, value_max, queue_max),
+        access=_access_options(invocation, auth, tls_client_ca),
+        limits=limits_of(limits),
+    )
+    (_detach if detach else _run)(invocation, options)
+
+
+class DaemonArguments(NamedTuple):
+    """What was said to `stigmer daemon`, checked."""
+
+    listen: tuple[str, ...]
+    store: StoreOptions
+    access: AccessOptions
+    limits: Limits
+
+
+def _access_options(invocation: Invocation, auth: str, tls_client_ca: str | None) -> AccessOptions:
+    from stigmer.config import AccessOptions, Auth
+
+    cert, key = invocation.tls_pair
+    ca = os.path.abspath(os.path.expanduser(tls_client_ca)) if tls_client_ca else None
+    return AccessOptions(Auth(auth), invocation.token_file, cert, key, ca)
 
 
 def _store_options(
-    durability: str, sync_interval: str, segment_bytes: str | None, value_max: str | None
+    durability: str, sync_interval: str, segment_bytes: str | None, value_max: str | None, queue_max: str | None
 ) -> StoreOptions:
     from stigmer import config
     from stigmer.cli.units import parse_duration, parse_size
@@ -76,12 +110,14 @@ def _store_options(
         "sync_interval_ms": "--sync-interval",
         "segment_bytes": "--segment-bytes",
         "value_bytes_max": "--value-max",
+        "queue_bytes_max": "--queue-max",
     }
     options = config.StoreOptions(
         durability=config.Durability(durability),
         sync_interval_ms=round(parse_duration(sync_interval, "--sync-interval") * 1000),
         segment_bytes=parse_size(segment_bytes, "--segment-bytes") if segment_bytes else config.SEGMENT_BYTES_DEFAULT,
         value_bytes_max=parse_size(value_max, "--value-max") if value_max else config.VALUE_BYTES_DEFAULT,
+        queue_bytes_max=parse_size(queue_max, "--queue-max") if queue_max else config.QUEUE_BYTES_DEFAULT,
     )
     try:
         return options.checked()
@@ -89,7 +125,7 @@ def _store_options(
         raise InvalidArgument(flags.get(error.field, error.field), error.problem) from error
 
 
-def _run(invocation: Invocation, listen: tuple[str, ...], options: StoreOptions) -> None:
+def _run(invocation: Invocation, options: DaemonArguments) -> None:
     from stigmer.daemon.lifecycle import DaemonOptions, run_daemon
 
     if invocation.verbose:
@@ -100,9 +136,12 @@ def _run(invocation: Invocation, listen: tuple[str, ...], options: StoreOptions)
     run_daemon(
         DaemonOptions(
             data_dir=invocation.data_dir,
-            listen=listen,
-            store=options,
+            listen=options.listen or (invocation.addr,),
+            store=options.store,
             key_file=invocation.key_file,
+            access=options.access,
+            limits=options.limits,
+            own_socket=not options.listen,
             command=command,
         ),
         lambda started: _print_banner(invocation, started),
@@ -112,9 +151,10 @@ def _run(invocation: Invocation, listen: tuple[str, ...], options: StoreOptions)
 
 def _print_banner(invocation: Invocation, started: Started) -> None:
     status = started.status
+    access = f"access  {started.access}\n" if started.access else ""
     invocation.say(
         f"stigmer {status.version}  data {invocation.data_dir_shown}  durability {status.durability}\n"
-        f"{_facts(status, started.info.listen)}\n"
+        f"{_facts(status, started.info.listen)}\n{access}"
         f"ready in {started.seconds:.2f} s; try: stigmer apply -f examples/"
     )
     sys.stderr.flush()
@@ -135,16 +175,27 @@ def _facts(status: Status, listen: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _detach(invocation: Invocation, listen: tuple[str, ...], options: StoreOptions) -> None:
+def _detach(invocation: Invocation, options: DaemonArguments) -> None:
     from stigmer.daemon.lifecycle import start_detached
 
-    arguments = ["--data-dir", invocation.data_dir, "--durability", str(options.durability)]
-    for address in listen or (invocation.addr,):
+    store, access = options.store, options.access
+    arguments = ["--data-dir", invocation.data_dir, "--durability", str(store.durability)]
+    arguments += ["--addr", invocation.addr]
+    for address in options.listen:
         arguments += ["--listen", address]
-    arguments += ["--sync-interval", f"{options.sync_interval_ms}ms"]
-    arguments += ["--segment-bytes", str(options.segment_bytes), "--value-max", str(options.value_bytes_max)]
-    if invocation.key_file is not None:
-        arguments += ["--key-file", invocation.key_file]
+    arguments += ["--sync-interval", f"{store.sync_interval_ms}ms"]
+    arguments += ["--segment-bytes", str(store.segment_bytes), "--value-max", str(store.value_bytes_max)]
+    arguments += ["--queue-max", str(store.queue_bytes_max), "--auth", str(access.auth)]
+    for name, path in (
+        ("--key-file", invocation.key_file),
+        ("--token-file", access.token_file),
+        ("--tls-cert", access.tls_cert),
+        ("--tls-key", access.tls_key),
+        ("--tls-client-ca", access.tls_client_ca),
+    ):
+        if path is not None:
+            arguments += [name, path]
+    arguments += arguments_of(options.limits)
     info = start_detached(arguments, invocation.data_dir, _timeout(invocation, DETACH_SECONDS))
     invocation.say(f"daemon started: pid {info.pid}, {', '.join(info.listen)}")
 
