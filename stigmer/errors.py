@@ -222,6 +222,26 @@ class CorruptArtifact(StigmerError):
         self.problem = problem
 
 
+class BackupDirectoryError(StigmerError):
+    """The directory of a backup cannot be used: not one, another store's, in use. Nothing in it was changed."""
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"backup directory {path} {problem}", hint=hint)
+        self.path = path
+
+
+class CorruptBackup(StigmerError):
+    """A file of a backup is damaged or missing. The store that was backed up is not concerned."""
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(
+            f"backup {path}: {problem}",
+            hint=hint or "make a new one: stigmer backup DIR, which also mends what the store still has",
+        )
+        self.path = path
+        self.problem = problem
+
+
 class SecretUnreadable(StigmerError):
     """A sealed secret cannot be opened: its key is gone or damaged, or its text is not what was sealed."""
 

@@ -170,6 +170,17 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     """How many more bytes it would have, if every payload were stored as it was committed."""
 
 
+class BackupPoint(msgspec.Struct, frozen=True):
+    """What belongs to a backup: the log as it was, durable, between two groups."""
+
+    store_id: str
+    data_dir: str
+    segments: list[SegmentInfo]
+    """Each counts up to its size, whatever is appended to it later."""
+    master_key: str = ""
+    """Where the master key of the secrets is, which no backup has; empty where it is not known."""
+
+
 class FrameInfo(msgspec.Struct, frozen=True):
     """One commit as it lies on disk."""
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from stigmer import codec, commits, config, lock, names, page_tokens
+from stigmer import codec, commits, config, lock, names, page_tokens, unfinished
 from stigmer.config import Durability, StoreOptions
 from stigmer.decision import NOTHING, Operation, Sink, Ticket
 from stigmer.errors import (
@@ -37,6 +37,7 @@ from stigmer.log.cursor import Cursor
 from stigmer.log.log import Log
 from stigmer.log.recovery import Watermark
 from stigmer.model import (
+    BackupPoint,
     Committed,
     Delete,
     Event,
@@ -139,6 +140,7 @@ class Store:
         _prepare_directory(directory, create)
         held = lock.take(directory, command or "a program that embeds stigmer")
         try:
+            unfinished.check(directory)
             log, generation, notes = _open_parts(directory, options)
         except BaseException:
             held.release()
@@ -570,6 +572,19 @@ class Store:
         """Fold the log aside and compare every row of every view with it. Changes nothing."""
         self._check_process()
         return self._rebuild.verify(progress)
+
+    def backup_point(self) -> BackupPoint:
+        """Give what a backup is made of: the log as it is between two groups, made durable. Writes go on at once."""
+        self._check_process()
+        taken: list[list[SegmentInfo]] = []
+
+        def take() -> None:
+            # Also with a durability that syncs later: a backup must not have what a power cut takes from the store.
+            self._log.sync()
+            taken.append(self._log.segments())
+
+        self._writer.run(take)
+        return BackupPoint(self.store_id, self.directory, taken[0])
 
     # --- the end -----------------------------------------------------------------------------------------
 

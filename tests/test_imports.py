@@ -27,6 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "artifacts": BASE | {"log"},
     "lock": BASE,
     "horizon": BASE,
+    "unfinished": BASE | {"log"},
+    "backup": BASE | {"log", "lock", "artifacts", "unfinished"},
     "views": BASE | {"pb", "codec", "log"},
     "commits": BASE | {"pb", "codec", "views"},
     "decision": BASE | {"codec", "commits", "views"},
@@ -36,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "rebuild": BASE | {"log", "views", "writer"},
     "store": BASE
     | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"}
-    | {"page_tokens", "query"},
+    | {"page_tokens", "query", "unfinished"},
     "wire": BASE | {"pb", "codec"},
     "vault": BASE | {"log"},
     "client": BASE | {"pb", "codec", "wire"},

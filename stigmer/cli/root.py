@@ -36,6 +36,8 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             _entry("log", "log", "Look inside the log."),
             _entry("replay", "fold", "Rebuild the views from the log."),
             _entry("verify", "fold", "Prove that the views are what the log says."),
+            _entry("backup", "backup", "Copy the store into a directory, or bring the copy up to date."),
+            _entry("restore", "backup", "Make a new store of a backup, in a data directory that is empty."),
             _entry("import", "recording", "Bring data in from elsewhere."),
         ),
     ),

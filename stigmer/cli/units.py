@@ -27,6 +27,17 @@ def parse_duration(text: str, field: str) -> float:
     return seconds
 
 
+def parse_time(text: str, field: str) -> int:
+    """Give the nanoseconds since 1970 of an RFC 3339 time; one without a zone is local. Raises `InvalidArgument`."""
+    from datetime import datetime
+
+    try:
+        when = datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidArgument(field, f'"{visible(text)}" is not a time, such as 2026-01-31T12:00:00Z') from error
+    return int(when.timestamp()) * 1_000_000_000 + when.microsecond * 1000
+
+
 def parse_size(text: str, field: str) -> int:
     """Give the bytes that "4096", "64MiB" or "1g" stand for. Raises `InvalidArgument` naming `field`."""
     found = _size_matches(text.strip().lower())

@@ -26,7 +26,7 @@ from stigmer.log.cursor import Cursor
 from stigmer.log.lineages import Entry, Lineages
 from stigmer.log.payloads import Payloads
 from stigmer.log.recovery import Watermark
-from stigmer.log.segment import Segment
+from stigmer.log.segment import Segment, seal_of
 from stigmer.model import FrameInfo, SegmentInfo
 
 # A file where a folder should be, or one that somebody else made: nothing is wrong with the disk.
@@ -241,19 +241,9 @@ class Log:
         active = self._segments[-1]
         if active.size == self._sealed_size:
             return
-        seal = fmt.Seal(self._crc, active.first_time_ns, active.index, active.saved_bytes)
-        payload = fmt.encode_seal(seal)
-        header = fmt.FrameHeader(
-            fmt.seal_flags(seal),
-            len(payload),
-            0,
-            active.next_revision,
-            active.next_revision,
-            self.last_time_ns,
-            fmt.crc32c(0, payload),
-        )
-        self._write(active, [fmt.encode_frame_header(header, active.size, active.salt), payload])
-        active.size += fmt.FRAME_HEADER_SIZE + len(payload)
+        parts = seal_of(active, self._crc, self.last_time_ns)
+        self._write(active, parts)
+        active.size += sum(map(len, parts))
         with self._sync_lock:
             self._sync_file()
         self._sealed_size = active.size

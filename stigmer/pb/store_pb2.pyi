@@ -341,6 +341,22 @@ class FoldReport(_message.Message):
     seconds: float
     def __init__(self, revision: _Optional[int] = ..., rows: _Optional[int] = ..., differences: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
+class BackupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupPoint(_message.Message):
+    __slots__ = ("store_id", "data_dir", "segments", "master_key")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_DIR_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    MASTER_KEY_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    data_dir: str
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    master_key: str
+    def __init__(self, store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., master_key: _Optional[str] = ...) -> None: ...
+
 class ErrorDetail(_message.Message):
     __slots__ = ("name", "message", "hint", "field", "problem", "kind", "id", "expected_revision", "actual_revision", "limit", "limit_value", "path", "offset", "revision", "view")
     NAME_FIELD_NUMBER: _ClassVar[int]
