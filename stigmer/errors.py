@@ -193,7 +193,8 @@ class CorruptLog(StigmerError):
     def __init__(self, path: str, offset: int, revision: int, problem: str, *, hint: str | None = None) -> None:
         super().__init__(
             f"{path}, offset {offset}, revision {revision}: {problem}",
-            hint=hint or "keep a copy of the data directory, then restore this segment from a backup",
+            hint=hint
+            or "keep a copy of the data directory, then restore this segment from a backup; see: stigmer log repair",
         )
         self.path = path
         self.offset = offset

@@ -165,24 +165,25 @@ def test_a_backup_under_eight_writers_has_a_prefix_of_the_log(tmp_path: Path, da
                 acked.append(client.commit(changes).last_revision)
 
     revisions: list[int] = []
+    segments = 0
     with DaemonProcess(data, store=StoreOptions(segment_bytes=64 * 1024)) as daemon:
         threads = [threading.Thread(target=write, args=(daemon.address, n)) for n in range(WRITERS)]
         for thread in threads:
             thread.start()
         try:
             with stigmer.connect(daemon.address) as client:
-                while len(revisions) < 8:
+                while len(revisions) < 8 or segments < 3:
                     before = max(acked, default=0)
                     with client.hold_for_backup() as (point, check_hold):
                         made = make(str(backup), point, check_hold)
                     assert made.manifest.revision >= before, "what was acknowledged before it is in it"
+                    segments = len(made.manifest.segments)
                     if not revisions or made.manifest.revision > revisions[-1]:
                         revisions.append(made.manifest.revision)
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
-        assert len(made.manifest.segments) > 2
         assert daemon.stop() == 0
     assert check(str(backup)).problems == []
     with Store.open(data) as store:

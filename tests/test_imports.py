@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "decision": BASE | {"codec", "commits", "views"},
     "page_tokens": BASE | {"log"},
     "query": BASE | {"views", "page_tokens"},
+    "repair": BASE | {"pb", "log", "views", "lock", "unfinished"},
     "writer": BASE | {"pb", "horizon", "log", "views", "commits", "decision"},
     "rebuild": BASE | {"log", "views", "writer"},
     "store": BASE

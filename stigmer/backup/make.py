@@ -212,15 +212,10 @@ class _Making:
                 fd = os.open(replaced, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 kept = self._begin(fd, target)
             crc = kept.crc
-            try:
-                if known is None or known.bytes != info.bytes or replaced:
-                    crc = self._append(source_fd, fd, kept, info.bytes)
-                    os.fsync(fd)
-                    self._check_new(fd, target, source, source_fd, info, kept)
-            except BaseException:
-                if known is not None and not replaced:
-                    os.ftruncate(fd, known.bytes)
-                raise
+            if known is None or known.bytes != info.bytes or replaced:
+                crc = self._append(source_fd, fd, kept, info.bytes)
+                os.fsync(fd)
+                self._check_new(fd, target, source, source_fd, info, kept)
             if replaced:
                 os.rename(replaced, path)
         finally:
