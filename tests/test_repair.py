@@ -175,6 +175,20 @@ def test_a_segment_cut_short_anywhere(made: tuple[Path, list[Event]], tmp_path: 
         shutil.rmtree(data)
 
 
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_lost_seal_costs_no_commit(made: tuple[Path, list[Event]], data: Path, how: str) -> None:
+    """A segment without its seal does not open, is written anew with a new one, and nothing has to be accepted."""
+    segment = segment_files(data / "log")[1]
+    offset, _header = frames_in(segment)[-1]
+    if how == "missing":
+        shrink_size(segment, offset)
+    else:
+        flip_bit(segment, (offset + 70) * 8)
+    assert not opens(data)
+    done = repair_all(data, made[1])
+    assert (len(done.damages), done.lost) == (1, [])
+
+
 def test_damage_in_many_places_at_once(made: tuple[Path, list[Event]], tmp_path: Path) -> None:
     """Each is named, and what lies between them stays."""
     source, events = made
