@@ -228,6 +228,10 @@ class Status(msgspec.Struct, frozen=True):
     tails: int = 0
     log_saved_bytes: int = 0
     """How many more bytes the log would have, if every payload were stored as it was committed."""
+    views_map_bytes: int = 0
+    """How large the views' file may become before its map is enlarged."""
+    views_readers: int = 0
+    """How many slots for readers of it have been in use."""
 
 
 class FoldProgress(msgspec.Struct, frozen=True):

@@ -531,6 +531,7 @@ class Store:
         """Describe the store."""
         generation = self._writer.generation
         checkpoint = generation.projector.checkpoint
+        use = generation.environment.use()
         return Status(
             version=VERSION,
             store_id=self.store_id,
@@ -542,7 +543,9 @@ class Store:
             segments=len(self._log.segments()),
             log_bytes=self._log.size,
             log_saved_bytes=self._log.saved_bytes,
-            views_bytes=generation.environment.size,
+            views_bytes=use.bytes,
+            views_map_bytes=use.map_bytes,
+            views_readers=use.readers,
             generation=generation.number,
             checkpoints={view.name: checkpoint for view in generation.projector.views},
             resources=sum(self.count().values()),

@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": BASE
     | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"}
     | {"page_tokens", "query", "unfinished"},
+    "doctor": BASE | {"log", "views", "lock", "unfinished", "vault", "daemon"},
     "wire": BASE | {"pb", "codec"},
     "vault": BASE | {"log"},
     "client": BASE | {"pb", "codec", "wire"},

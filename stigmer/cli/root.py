@@ -46,6 +46,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             _entry("kinds", "kinds", "List the kinds of resources."),
             _entry("explain", "kinds", "Explain the fields of a kind."),
+            _entry("doctor", "doctor", "Look whether the installation, the data directory and the daemon are well."),
             _entry("config", "config", "Show the settings and where they come from."),
             _entry("completion", "completion", "Print a script that completes commands in a shell."),
             _entry("version", "version", "Print the version."),

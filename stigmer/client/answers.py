@@ -88,6 +88,8 @@ def status(answer: bytes) -> Status:
         listen=list(m.listen),
         tails=m.tails,
         log_saved_bytes=m.log_saved_bytes,
+        views_map_bytes=m.views_map_bytes,
+        views_readers=m.views_readers,
     )
 
 

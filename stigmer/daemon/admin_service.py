@@ -56,6 +56,8 @@ class AdminService:
             log_bytes=found.log_bytes,
             log_saved_bytes=found.log_saved_bytes,
             views_bytes=found.views_bytes,
+            views_map_bytes=found.views_map_bytes,
+            views_readers=found.views_readers,
             generation=found.generation,
             checkpoints=found.checkpoints,
             resources=found.resources,

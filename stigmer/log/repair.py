@@ -262,6 +262,7 @@ def _frames(fd: int, part: _Part, watermark: int) -> Iterator[tuple[int, fmt.Fra
     """Give each commit that is whole with its offset, each damage with what is lost by it, and a torn end."""
     segment, limit = part.segment, part.limit
     offset, revision = fmt.SEGMENT_HEADER_SIZE, segment.first_revision
+    is_damaged = False
     while True:
         scan = FrameScan(fd, segment, offset, revision)
         for frame_offset, header, stored in scan:
@@ -287,14 +288,14 @@ def _frames(fd: int, part: _Part, watermark: int) -> Iterator[tuple[int, fmt.Fra
             known = limit - 1 if limit is not None else max(watermark, revision)
             yield Damage(error, Lost(revision, known) if known >= revision else None)
             return
-        offset = found[0]
+        offset, is_damaged = found[0], True
         yield Damage(error, Lost(revision, found[1] - 1) if found[1] > revision else None)
         revision = found[1]
     known = limit - 1 if limit is not None else watermark
     if revision <= known:
         problem = f"the segment ends at revision {revision - 1}; {known} was durable"
         yield Damage(CorruptLog(segment.path, scan.offset, revision, problem), Lost(revision, known))
-    elif limit is not None and not _is_sealed(fd, segment):
+    elif limit is not None and not is_damaged and not _is_sealed(fd, segment):
         yield Damage(CorruptLog(segment.path, scan.offset, revision, "the seal at its end is damaged"), None)
 
 

@@ -195,7 +195,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes")
+    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes", "views_map_bytes", "views_readers")
     class CheckpointsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,8 @@ class StatusResponse(_message.Message):
     TAILS_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
     LOG_SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_MAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_READERS_FIELD_NUMBER: _ClassVar[int]
     version: str
     store_id: str
     data_dir: str
@@ -237,7 +239,9 @@ class StatusResponse(_message.Message):
     tails: int
     recovery: _containers.RepeatedScalarFieldContainer[str]
     log_saved_bytes: int
-    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ...) -> None: ...
+    views_map_bytes: int
+    views_readers: int
+    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ..., views_map_bytes: _Optional[int] = ..., views_readers: _Optional[int] = ...) -> None: ...
 
 class SegmentsRequest(_message.Message):
     __slots__ = ()
