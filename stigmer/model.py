@@ -235,7 +235,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class FoldProgress(msgspec.Struct, frozen=True):
-    """How far a replay or a verify is: `phase` is "fold" (counts events) or "compare" (counts rows)."""
+    """How far a replay or a verify is: `phase` is "fold" or "frames" (counts events), "compare" or "rows"."""
 
     phase: str
     completed: int
@@ -254,6 +254,10 @@ class FoldReport(msgspec.Struct, frozen=True):
     examples: list[str]
     generation: int
     seconds: float
+    frames: int = 0
+    """Whose checksums were compared, where nothing was folded."""
+    resumed_revision: int = 0
+    """Up to which an earlier verify, which was interrupted, had folded."""
 
 
 ProgressCallback = Callable[[FoldProgress], None]

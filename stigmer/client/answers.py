@@ -142,4 +142,6 @@ def fold(answer: bytes) -> FoldProgress | FoldReport:
         examples=list(report.examples),
         generation=report.generation,
         seconds=report.seconds,
+        frames=report.frames,
+        resumed_revision=report.resumed_revision,
     )

@@ -266,12 +266,12 @@ class Client:
         """Have the views folded anew from the log, compared and swapped in; takes as long as it takes."""
         return self._fold("replay", progress)
 
-    def verify(self, progress: ProgressCallback | None = None) -> FoldReport:
-        """Have the views compared with a fold of the log; takes as long as it takes."""
-        return self._fold("verify", progress)
+    def verify(self, progress: ProgressCallback | None = None, *, quick: bool = False) -> FoldReport:
+        """Have the views compared with a fold of the log, or, if `quick`, checksums; takes as long as it takes."""
+        return self._fold("verify", progress, store_pb2.VerifyRequest(quick=quick).SerializeToString())
 
-    def _fold(self, name: str, progress: ProgressCallback | None) -> FoldReport:
-        call = self._begin(self._admin[name], b"", None)
+    def _fold(self, name: str, progress: ProgressCallback | None, request: bytes = b"") -> FoldReport:
+        call = self._begin(self._admin[name], request, None)
         try:
             for message in call:
                 told = answers.fold(message)

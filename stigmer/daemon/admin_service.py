@@ -101,8 +101,8 @@ class AdminService:
 
     async def verify(self, request: bytes, context: Context) -> None:
         """Compare the views with a fold of the log, telling how far it is."""
-        wire.parsed(store_pb2.VerifyRequest, request)
-        await self._fold_and_tell("verify", self._store.verify, context)
+        asked = wire.parsed(store_pb2.VerifyRequest, request)
+        await self._fold_and_tell("verify", lambda progress: self._store.verify(progress, quick=asked.quick), context)
 
     async def backup(self, request: bytes, context: Context) -> None:
         """Tell what a backup is made of, and keep every artifact until the caller is gone."""
@@ -162,6 +162,8 @@ class AdminService:
                     examples=report.examples,
                     generation=report.generation,
                     seconds=report.seconds,
+                    frames=report.frames,
+                    resumed_revision=report.resumed_revision,
                 ),
             ).SerializeToString()
         )

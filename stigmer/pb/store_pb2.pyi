@@ -314,8 +314,10 @@ class ReplayRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("quick",)
+    QUICK_FIELD_NUMBER: _ClassVar[int]
+    quick: bool
+    def __init__(self, quick: _Optional[bool] = ...) -> None: ...
 
 class FoldProgress(_message.Message):
     __slots__ = ("phase", "completed", "total", "report")
@@ -330,20 +332,24 @@ class FoldProgress(_message.Message):
     def __init__(self, phase: _Optional[str] = ..., completed: _Optional[int] = ..., total: _Optional[int] = ..., report: _Optional[_Union[FoldReport, _Mapping]] = ...) -> None: ...
 
 class FoldReport(_message.Message):
-    __slots__ = ("revision", "rows", "differences", "examples", "generation", "seconds")
+    __slots__ = ("revision", "rows", "differences", "examples", "generation", "seconds", "frames", "resumed_revision")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     rows: int
     differences: int
     examples: _containers.RepeatedScalarFieldContainer[str]
     generation: int
     seconds: float
-    def __init__(self, revision: _Optional[int] = ..., rows: _Optional[int] = ..., differences: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    frames: int
+    resumed_revision: int
+    def __init__(self, revision: _Optional[int] = ..., rows: _Optional[int] = ..., differences: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ..., frames: _Optional[int] = ..., resumed_revision: _Optional[int] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
     __slots__ = ()

@@ -121,6 +121,25 @@ def test_a_log_is_repaired_on_request(shell: Shell) -> None:
     assert json.loads(shell.run("log", "repair", "-o", "json").stdout)["damages"] == []
 
 
+# --- verify ----------------------------------------------------------------------------------------------
+
+
+def test_verify_quick_and_whole(shell: Shell) -> None:
+    """The same command with and without a daemon; quick counts frames too."""
+    fill(shell)
+    said = "compared checksums up to revision 3: 3 frames, "
+    assert said in shell.run("verify", "--quick").stdout
+    running = Daemon(shell)
+    try:
+        assert said in shell.run("verify", "--quick").stdout
+        assert json.loads(shell.run("verify", "-o", "json").stdout)["frames"] == 0
+        segment = segment_files(shell.data / "log")[0]
+        flip_bit(segment, (frames_in(segment)[1][0] + 60) * 8)
+        assert f"{segment}, offset" in shell.run("verify", "--quick", code=6).stderr
+    finally:
+        running.stop()
+
+
 # --- doctor ----------------------------------------------------------------------------------------------
 
 
