@@ -63,6 +63,7 @@ class Artifacts:
         # Guards all below; nothing else is taken while it is held. Told when a removal has ended.
         self._changed = threading.Condition()
         self._holds: dict[str, int] = {}
+        self._holds_of_all = 0
         self._removing: set[str] = set()
         self._temporaries: set[str] = set()
         self._directory_is_durable = False
@@ -127,6 +128,20 @@ class Artifacts:
                 if not self._holds[key]:
                     del self._holds[key]
 
+    @contextmanager
+    def hold_all(self) -> Iterator[None]:
+        """Keep every artifact from being removed. What is not collected meanwhile is collected at the next start.
+
+        Does not wait for a removal that is under way: nothing that is committed names what it removes.
+        """
+        with self._changed:
+            self._holds_of_all += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holds_of_all -= 1
+
     def remove(self, key: str) -> bool:
         """Remove an artifact unless it is held; say whether it was removed. Raises `StorageFailed`.
 
@@ -154,7 +169,7 @@ class Artifacts:
         with self._changed:
             while key in self._removing:
                 self._changed.wait()
-            if key in self._holds:
+            if key in self._holds or self._holds_of_all:
                 return False
             # From here on a hold waits. One that ended before this ended after its commit, so `is_needed` knows of it;
             # one that begins after the unlink puts the artifact anew.

@@ -204,7 +204,8 @@ class CorruptLog(StigmerError):
     def __init__(self, path: str, offset: int, revision: int, problem: str, *, hint: str | None = None) -> None:
         super().__init__(
             f"{path}, offset {offset}, revision {revision}: {problem}",
-            hint=hint or "keep a copy of the data directory, then restore this segment from a backup",
+            hint=hint
+            or "keep a copy of the data directory, then restore this segment from a backup; see: stigmer log repair",
         )
         self.path = path
         self.offset = offset
@@ -228,6 +229,26 @@ class CorruptArtifact(StigmerError):
         super().__init__(
             f"artifact {path}: {problem}",
             hint="push the same skill again, which writes the file anew, or restore it from a backup",
+        )
+        self.path = path
+        self.problem = problem
+
+
+class BackupDirectoryError(StigmerError):
+    """The directory of a backup cannot be used: not one, another store's, in use. Nothing in it was changed."""
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"backup directory {path} {problem}", hint=hint)
+        self.path = path
+
+
+class CorruptBackup(StigmerError):
+    """A file of a backup is damaged or missing. The store that was backed up is not concerned."""
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(
+            f"backup {path}: {problem}",
+            hint=hint or "make a new one: stigmer backup DIR, which also mends what the store still has",
         )
         self.path = path
         self.problem = problem

@@ -170,6 +170,17 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     """How many more bytes it would have, if every payload were stored as it was committed."""
 
 
+class BackupPoint(msgspec.Struct, frozen=True):
+    """What belongs to a backup: the log as it was, durable, between two groups."""
+
+    store_id: str
+    data_dir: str
+    segments: list[SegmentInfo]
+    """Each counts up to its size, whatever is appended to it later."""
+    master_key: str = ""
+    """Where the master key of the secrets is, which no backup has; empty where it is not known."""
+
+
 class FrameInfo(msgspec.Struct, frozen=True):
     """One commit as it lies on disk."""
 
@@ -217,10 +228,14 @@ class Status(msgspec.Struct, frozen=True):
     tails: int = 0
     log_saved_bytes: int = 0
     """How many more bytes the log would have, if every payload were stored as it was committed."""
+    views_map_bytes: int = 0
+    """How large the views' file may become before its map is enlarged."""
+    views_readers: int = 0
+    """How many slots for readers of it have been in use."""
 
 
 class FoldProgress(msgspec.Struct, frozen=True):
-    """How far a replay or a verify is: `phase` is "fold" (counts events) or "compare" (counts rows)."""
+    """How far a replay or a verify is: `phase` is "fold" or "frames" (counts events), "compare" or "rows"."""
 
     phase: str
     completed: int
@@ -239,6 +254,10 @@ class FoldReport(msgspec.Struct, frozen=True):
     examples: list[str]
     generation: int
     seconds: float
+    frames: int = 0
+    """Whose checksums were compared, where nothing was folded."""
+    resumed_revision: int = 0
+    """Up to which an earlier verify, which was interrupted, had folded."""
 
 
 ProgressCallback = Callable[[FoldProgress], None]

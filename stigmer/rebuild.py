@@ -10,11 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from stigmer.errors import Closed, CorruptView, StigmerError
+from stigmer.errors import Closed, CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log.log import Log
 from stigmer.model import FoldProgress, FoldReport, ProgressCallback
 from stigmer.views import generations
+from stigmer.views.checksums import Checksums
+from stigmer.views.environment import EnvironmentClosed
 from stigmer.views.generations import Comparison, Generation
 from stigmer.writer import Writer
 
@@ -44,8 +48,40 @@ class Rebuild:
         return self._fold_again(progress, swap=True)
 
     def verify(self, progress: ProgressCallback | None) -> FoldReport:
-        """Build a new generation, compare it with the serving one, drop it."""
+        """Build a generation aside, or go on with one, compare it with the serving one, drop it."""
         return self._fold_again(progress, swap=False)
+
+    def check(self, progress: ProgressCallback | None) -> FoldReport:
+        """Compare the checksums of every frame and of every row that is in LMDB."""
+        started = time.monotonic()
+        with self._alone():
+            last = self._writer.generation.projector.checkpoint
+            frames = revision = 0
+            for checked in self._log.check():
+                revision, frames = checked
+                self._report(progress, "frames", revision, max(last, revision))
+            generation, checksums = self._check_rows(progress)
+        return FoldReport(
+            revision=revision,
+            rows=checksums.rows,
+            differences=checksums.damaged,
+            examples=checksums.examples,
+            generation=generation.number,
+            seconds=time.monotonic() - started,
+            frames=frames,
+        )
+
+    def _check_rows(self, progress: ProgressCallback | None) -> tuple[Generation, Checksums]:
+        while True:
+            generation = self._writer.generation
+            try:
+                checksums = Checksums(generation.environment)
+                for rows in checksums:
+                    self._report(progress, "rows", rows, max(rows, checksums.total))
+                return generation, checksums
+            except EnvironmentClosed:
+                if self._writer.generation is generation:
+                    raise Closed from None
 
     def in_background(self, error: CorruptView) -> None:
         """Replace damaged views while reads of what is whole go on. Does nothing if that is under way already."""
@@ -81,14 +117,26 @@ class Rebuild:
         finally:
             self._repairing = False
 
-    def _fold_again(self, progress: ProgressCallback | None, *, swap: bool) -> FoldReport:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         if not self._running.acquire(blocking=False):
             raise StigmerError("a replay or verify is under way", hint="wait until it has ended")
-        started = time.monotonic()
         try:
             if self._stopping:
                 raise Closed
-            fresh = generations.create(self._views_directory, self._map_bytes)
+            yield
+        finally:
+            self._running.release()
+
+    def _fold_again(self, progress: ProgressCallback | None, *, swap: bool) -> FoldReport:
+        started = time.monotonic()
+        with self._alone():
+            if swap:
+                fresh = generations.create(self._views_directory, self._map_bytes)
+            else:
+                last = self._log.next_revision - 1
+                fresh = generations.aside(self._views_directory, self._map_bytes, self._log.store_id, last)
+            resumed_revision = fresh.projector.checkpoint
             try:
                 revision, comparison = self._compare(fresh, progress)
                 if swap:
@@ -96,13 +144,11 @@ class Rebuild:
                     self._writer.run(lambda: self._catch_up_and_swap(fresh))
                 else:
                     fresh.remove()
-            except BaseException:
+            except BaseException as error:
                 # An interrupt may come when it serves already.
                 if self._writer.generation is not fresh:
-                    fresh.remove()
+                    self._leave(fresh, error, is_aside=not swap)
                 raise
-        finally:
-            self._running.release()
         return FoldReport(
             revision=revision,
             rows=comparison.rows,
@@ -110,7 +156,16 @@ class Rebuild:
             examples=comparison.examples,
             generation=self._writer.generation.number,
             seconds=time.monotonic() - started,
+            resumed_revision=resumed_revision,
         )
+
+    def _leave(self, fresh: Generation, error: BaseException, *, is_aside: bool) -> None:
+        """Let go of what was being built; a verify that was only interrupted leaves it for the next one."""
+        if is_aside and not isinstance(error, CorruptView | DiskFull | StorageFailed):
+            with suppress(StigmerError):
+                fresh.keep()
+                return
+        fresh.remove()
 
     def _compare(self, fresh: Generation, progress: ProgressCallback | None) -> tuple[int, Comparison]:
         while True:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from stigmer import codec, commits, config, lock, names, page_tokens
+from stigmer import codec, commits, config, lock, names, page_tokens, unfinished
 from stigmer.config import Durability, StoreOptions
 from stigmer.decision import NOTHING, Operation, Sink, Ticket
 from stigmer.errors import (
@@ -38,6 +38,7 @@ from stigmer.log.cursor import Cursor
 from stigmer.log.log import Log
 from stigmer.log.recovery import Watermark
 from stigmer.model import (
+    BackupPoint,
     Committed,
     Delete,
     Event,
@@ -140,6 +141,7 @@ class Store:
         _prepare_directory(directory, create)
         held = lock.take(directory, command or "a program that embeds stigmer")
         try:
+            unfinished.check(directory)
             log, generation, notes = _open_parts(directory, options)
         except BaseException:
             held.release()
@@ -531,6 +533,7 @@ class Store:
         """Describe the store."""
         generation = self._writer.generation
         checkpoint = generation.projector.checkpoint
+        use = generation.environment.use()
         return Status(
             version=VERSION,
             store_id=self.store_id,
@@ -542,7 +545,9 @@ class Store:
             segments=len(self._log.segments()),
             log_bytes=self._log.size,
             log_saved_bytes=self._log.saved_bytes,
-            views_bytes=generation.environment.size,
+            views_bytes=use.bytes,
+            views_map_bytes=use.map_bytes,
+            views_readers=use.readers,
             generation=generation.number,
             checkpoints={view.name: checkpoint for view in generation.projector.views},
             resources=sum(self.count().values()),
@@ -568,10 +573,27 @@ class Store:
         self._check_process()
         return self._rebuild.replay(progress)
 
-    def verify(self, progress: ProgressCallback | None = None) -> FoldReport:
-        """Fold the log aside and compare every row of every view with it. Changes nothing."""
+    def verify(self, progress: ProgressCallback | None = None, *, quick: bool = False) -> FoldReport:
+        """Fold the log aside and compare every row of every view with it. Changes nothing.
+
+        Where it is interrupted (by the end of the store, by what `progress` raises), the next one goes on from there.
+        With `quick` nothing is folded: the checksums of every frame and every row are compared.
+        """
         self._check_process()
-        return self._rebuild.verify(progress)
+        return self._rebuild.check(progress) if quick else self._rebuild.verify(progress)
+
+    def backup_point(self) -> BackupPoint:
+        """Give what a backup is made of: the log as it is between two groups, made durable. Writes go on at once."""
+        self._check_process()
+        taken: list[list[SegmentInfo]] = []
+
+        def take() -> None:
+            # Also with a durability that syncs later: a backup must not have what a power cut takes from the store.
+            self._log.sync()
+            taken.append(self._log.segments())
+
+        self._writer.run(take)
+        return BackupPoint(self.store_id, self.directory, taken[0])
 
     # --- the end -----------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ import stat
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -245,6 +245,14 @@ class Vault:
         vault = cls(directory, "", None)
         vault.close()
         return vault
+
+    @property
+    def master_key_place(self) -> str:
+        """Where the master key is, or will be, in words for people."""
+        with self._lock:
+            master = self._master
+        given = master is not None and master.origin == KEY_VARIABLE
+        return f"the environment ({KEY_VARIABLE})" if given else self._key_path
 
     def close(self) -> None:
         """Forget every key and close the file. Nobody may be using the vault."""
@@ -681,6 +689,13 @@ def _unwrap(data: bytes, slot: int, entry: _Entry, master: _Master, salt: int) -
 
 
 # --- the master key ----------------------------------------------------------------------------------------
+
+
+def master_key_place(directory: str, key_file: str | None, environ: Mapping[str, str]) -> str:
+    """Say where the master key of a data directory is, by what `Vault.open` would be given."""
+    if environ.get(KEY_VARIABLE):
+        return f"the environment ({KEY_VARIABLE})"
+    return os.path.abspath(key_file) if key_file else os.path.join(directory, KEY_FILE)
 
 
 def _decoded_key(text: str) -> bytes | None:

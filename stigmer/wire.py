@@ -70,6 +70,8 @@ _TABLE: dict[type[StigmerError], _Row] = {
     errors.CorruptLog: _Row("DATA_LOSS", ("path", "offset", "revision", "problem")),
     errors.CorruptView: _Row("DATA_LOSS", ("view", "problem")),
     errors.CorruptArtifact: _Row("DATA_LOSS", ("path", "problem")),
+    errors.BackupDirectoryError: _Row("FAILED_PRECONDITION", ("path",)),
+    errors.CorruptBackup: _Row("DATA_LOSS", ("path", "problem")),
     errors.SecretUnreadable: _Row("DATA_LOSS", (*_RESOURCE, "problem")),
     errors.KeyRetired: _Row("ABORTED", _RESOURCE),
     errors.StorageFailed: _Row("UNAVAILABLE", ("path", "operation:problem")),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +14,15 @@ from pathlib import Path
 import lmdb
 import pytest
 from checks import check_store
+from log.support import flip_bit
 
 from stigmer.config import StoreOptions
-from stigmer.errors import Closed, StigmerError
+from stigmer.errors import Closed, CorruptLog, StigmerError
 from stigmer.log.format import crc32c
 from stigmer.model import FoldProgress, FoldReport
 from stigmer.store import Store
 from stigmer.views import generations
+from stigmer.views.view import shown_key
 
 SMALL = StoreOptions(segment_bytes=64 * 1024, map_bytes=256 * 1024)
 WRITERS = 4
@@ -299,3 +305,148 @@ def test_replay_of_an_empty_store(directory: Path) -> None:
         assert (report.revision, report.rows, report.differences) == (0, 0, 0)
         store.save("note", "n1", b"")
         check_store(store)
+
+
+# --- verify: quick, and in several goes ------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """Raised by a caller that has seen enough."""
+
+
+def stop_at(phase: str) -> Callable[[FoldProgress], None]:
+    """Give a progress callback that interrupts when a phase begins."""
+
+    def on_progress(progress: FoldProgress) -> None:
+        if progress.phase == phase:
+            raise Stop
+
+    return on_progress
+
+
+@pytest.mark.parametrize("is_reopened", [False, True])
+@pytest.mark.parametrize("phase", ["fold", "compare"])
+def test_an_interrupted_verify_goes_on_where_it_stopped(directory: Path, phase: str, is_reopened: bool) -> None:
+    """What was folded is not folded again, nothing of it is left in the end, and a difference is found all the same."""
+    store = Store.open(directory, SMALL)
+    fill(store)
+    with pytest.raises(Stop):
+        store.verify(stop_at(phase))
+    assert (directory / "views" / "verify").is_dir()
+    if is_reopened:
+        store.close()
+        edit(directory, b"counts.1", lambda transaction, database: transaction.delete(b"note", db=database))
+        store = Store.open(directory, SMALL)
+        assert store.recovery == ()
+    store.save("note", "later", b"x")
+    report = store.verify()
+    assert report.resumed_revision == 53
+    assert report.revision == 54
+    assert report.differences == is_reopened
+    assert ["counts: note: " in example for example in report.examples] == [True] * is_reopened
+    assert not (directory / "views" / "verify").exists()
+    assert store.verify().resumed_revision == 0
+    store.close()
+
+
+def test_a_verify_begins_anew_where_what_is_left_is_of_no_use(directory: Path, tmp_path: Path) -> None:
+    """Of another store, another boot, another version, or damaged: it is removed, and no difference is reported."""
+
+    def change(name: bytes) -> Callable[[lmdb.Transaction, object], None]:
+        return lambda transaction, database: transaction.put(name, b"other", db=database)
+
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        left = directory / "views" / "verify"
+        for name in (b"store", b"boot", b"version", b"schema", None):
+            with pytest.raises(Stop):
+                store.verify(stop_at("compare"))
+            if name is None:
+                (left / "data.mdb").write_bytes(b"x")
+            else:
+                with lmdb.open(str(left), max_dbs=32) as environment:
+                    database = environment.open_db(b"meta")
+                    with environment.begin(write=True) as transaction:
+                        change(name)(transaction, database)
+            report = store.verify()
+            assert (report.differences, report.resumed_revision) == (0, 0), name
+            assert not left.exists()
+
+
+_KILLED = """
+import os, signal, sys
+from stigmer.store import Store
+
+def on_progress(progress):
+    if progress.phase == "fold" and progress.completed > int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Store.open(sys.argv[1]).verify(on_progress)
+"""
+
+
+def test_a_killed_verify_goes_on_from_what_was_flushed(directory: Path) -> None:
+    """After kill -9 the same boot has what LMDB got."""
+    with Store.open(directory) as store:
+        for number in range(48):
+            store.save("note", f"n{number % 5}", number.to_bytes() * (1 << 20))
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(directory), "42"], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    with Store.open(directory) as store:
+        report = store.verify()
+        assert 30 <= report.resumed_revision < 48
+        assert (report.differences, report.revision) == (0, 48)
+
+
+def test_a_quick_verify_looks_at_every_frame_and_row(directory: Path) -> None:
+    """It counts both and folds nothing; under traffic, too, nothing is damaged."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        told: list[FoldProgress] = []
+        with Traffic(store) as traffic:
+            for _ in range(5):
+                report = store.verify(told.append, quick=True)
+                assert (report.differences, report.examples) == (0, [])
+        assert traffic.writes
+        assert {one.phase for one in told} == {"frames", "rows"}
+        store._writer.flush()
+        report = store.verify(quick=True)
+        assert report.frames == report.revision == store.status().revision
+        assert report.rows == store.verify().rows
+        assert os.listdir(directory / "views") == [str(store.status().generation)]
+
+
+@pytest.mark.parametrize("database", [b"snapshot.1", b"counts.1", b"requests.1", b"index.1", b"index_sizes.1"])
+def test_a_quick_verify_names_a_damaged_row(directory: Path, database: bytes) -> None:
+    """Of whatever view."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+    damaged = b""
+
+    def damage(transaction: lmdb.Transaction, opened: object) -> None:
+        nonlocal damaged
+        with transaction.cursor(db=opened) as cursor:
+            assert cursor.last()
+            damaged, row = cursor.item()
+            cursor.put(damaged, row[:-1] + bytes((row[-1] ^ 1,)))
+
+    edit(directory, database, damage)
+    with Store.open(directory, SMALL) as store:
+        report = store.verify(quick=True)
+        assert report.differences == 1
+        view = database.decode().partition(".")[0].partition("_")[0]
+        assert report.examples == [f"{view}: {shown_key(damaged)}: its checksum does not match"]
+
+
+def test_a_quick_verify_names_a_damaged_frame(directory: Path) -> None:
+    """With segment, offset and revision."""
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        frame = store.frame(7)
+        path = directory / "log" / frame.segment
+        flip_bit(path, (frame.offset + 60) * 8)
+        with pytest.raises(CorruptLog) as caught:
+            store.verify(quick=True)
+        assert (caught.value.path, caught.value.offset, caught.value.revision) == (str(path), frame.offset, 7)
+        flip_bit(path, (frame.offset + 60) * 8)
+        assert store.verify(quick=True).differences == 0

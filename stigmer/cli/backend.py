@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from stigmer.cli.invocation import Invocation
-from stigmer.errors import LogLocked, Unavailable
+from stigmer.errors import DataDirectoryError, LogLocked, Unavailable
 
 if TYPE_CHECKING:
     from stigmer.client.sync import Client
+    from stigmer.model import BackupPoint
     from stigmer.store import Store
 
     AnyStore: TypeAlias = Store | Client
@@ -152,6 +153,38 @@ def reader(invocation: Invocation) -> Iterator[AnyStore]:
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def backup_source(invocation: Invocation) -> Iterator[tuple[BackupPoint, Callable[[], None]]]:
+    """Give what a backup is made of, and a check that no artifact was removed since: by the daemon or the store.
+
+    Raises `DataDirectoryError` where the data directory of the daemon is not to be read here.
+    """
+    from stigmer.client.sync import Client
+
+    with reader(invocation) as store:
+        if isinstance(store, Client):
+            with store.hold_for_backup() as (point, check_hold):
+                _check_here(point)
+                yield point, check_hold
+        else:
+            import msgspec
+
+            from stigmer.vault import master_key_place
+
+            point = store.backup_point()
+            place = master_key_place(point.data_dir, invocation.key_file, invocation.environ)
+            yield msgspec.structs.replace(point, master_key=place), lambda: None
+
+
+def _check_here(point: BackupPoint) -> None:
+    if not os.access(os.path.join(point.data_dir, "log", point.segments[0].name), os.R_OK):
+        raise DataDirectoryError(
+            point.data_dir,
+            "is that of the daemon, and cannot be read here",
+            hint="make the backup on the daemon's machine, as its user",
+        )
 
 
 @contextmanager

@@ -36,6 +36,7 @@ _EXIT_CODES: tuple[tuple[type[errors.StigmerError], ExitCode], ...] = (
     (errors.CorruptLog, ExitCode.DAMAGE),
     (errors.CorruptView, ExitCode.DAMAGE),
     (errors.CorruptArtifact, ExitCode.DAMAGE),
+    (errors.CorruptBackup, ExitCode.DAMAGE),
     (errors.StigmerError, ExitCode.FAILED),
 )
 

@@ -47,6 +47,8 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             _entry("log", "log", "Look inside the log."),
             _entry("replay", "fold", "Rebuild the views from the log."),
             _entry("verify", "fold", "Prove that the views are what the log says."),
+            _entry("backup", "backup", "Copy the store into a directory, or bring the copy up to date."),
+            _entry("restore", "backup", "Make a new store of a backup, in a data directory that is empty."),
             _entry("import", "recording", "Bring data in from elsewhere."),
         ),
     ),
@@ -55,6 +57,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             _entry("kinds", "kinds", "List the kinds of resources."),
             _entry("explain", "kinds", "Explain the fields of a kind."),
+            _entry("doctor", "doctor", "Look whether the installation, the data directory and the daemon are well."),
             _entry("config", "config", "Show the settings and where they come from."),
             _entry("completion", "completion", "Print a script that completes commands in a shell."),
             _entry("version", "version", "Print the version."),

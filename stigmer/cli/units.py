@@ -13,6 +13,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 
 _duration_matches = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)").fullmatch
+_fraction_in = re.compile(r":[0-9]{2}\.([0-9]{1,9})(?![0-9])").search
 _size_matches = re.compile(r"(\d+)\s*([a-z]*)").fullmatch
 
 
@@ -25,6 +26,22 @@ def parse_duration(text: str, field: str) -> float:
     if not 0 < seconds < 1e9:
         raise InvalidArgument(field, f'"{visible(text)}" is out of bounds: more than 0, less than 11,000 days')
     return seconds
+
+
+def parse_time(text: str, field: str) -> int:
+    """Give the nanoseconds since 1970 of an RFC 3339 time; one without a zone is local. Raises `InvalidArgument`."""
+    from datetime import datetime
+
+    # Apart from the rest, for `datetime` has no more than six digits, and the times that we print have nine.
+    fraction = _fraction_in(text)
+    digits = fraction[1] if fraction is not None else ""
+    try:
+        when = datetime.fromisoformat(
+            text.strip().replace(f".{digits}", "", 1) if digits else text.strip()
+        ).astimezone()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidArgument(field, f'"{visible(text)}" is not a time, such as 2026-01-31T12:00:00Z') from error
+    return int(when.timestamp()) * 1_000_000_000 + int(digits.ljust(9, "0"))
 
 
 def parse_size(text: str, field: str) -> int:

@@ -289,13 +289,13 @@ class Client:
         """Have the views folded anew from the log, compared and swapped in; takes as long as it takes."""
         return await self._fold("replay", progress)
 
-    async def verify(self, progress: ProgressCallback | None = None) -> FoldReport:
-        """Have the views compared with a fold of the log; takes as long as it takes."""
-        return await self._fold("verify", progress)
+    async def verify(self, progress: ProgressCallback | None = None, *, quick: bool = False) -> FoldReport:
+        """Have the views compared with a fold of the log, or, if `quick`, checksums; takes as long as it takes."""
+        return await self._fold("verify", progress, store_pb2.VerifyRequest(quick=quick).SerializeToString())
 
-    async def _fold(self, name: str, progress: ProgressCallback | None) -> FoldReport:
+    async def _fold(self, name: str, progress: ProgressCallback | None, request: bytes = b"") -> FoldReport:
         await self._attached()
-        call = self._begin(self._admin[name], b"", None)
+        call = self._begin(self._admin[name], request, None)
         try:
             async for message in call:
                 told = answers.fold(message)

@@ -6,7 +6,17 @@ from collections.abc import Iterable
 
 from stigmer import codec, wire
 from stigmer.errors import StigmerError
-from stigmer.model import Committed, FoldProgress, FoldReport, FrameInfo, Resource, Revision, SegmentInfo, Status
+from stigmer.model import (
+    BackupPoint,
+    Committed,
+    FoldProgress,
+    FoldReport,
+    FrameInfo,
+    Resource,
+    Revision,
+    SegmentInfo,
+    Status,
+)
 from stigmer.pb import store_pb2
 
 
@@ -78,15 +88,24 @@ def status(answer: bytes) -> Status:
         listen=list(m.listen),
         tails=m.tails,
         log_saved_bytes=m.log_saved_bytes,
+        views_map_bytes=m.views_map_bytes,
+        views_readers=m.views_readers,
     )
 
 
 def segments(answer: bytes) -> list[SegmentInfo]:
     """Decode a `SegmentsResponse`."""
-    return [
-        SegmentInfo(m.name, m.first_revision, m.last_revision, m.bytes, m.sealed, m.created_at_ns, m.saved_bytes)
-        for m in store_pb2.SegmentsResponse.FromString(answer).segments
-    ]
+    return [_segment(m) for m in store_pb2.SegmentsResponse.FromString(answer).segments]
+
+
+def _segment(m: store_pb2.Segment) -> SegmentInfo:
+    return SegmentInfo(m.name, m.first_revision, m.last_revision, m.bytes, m.sealed, m.created_at_ns, m.saved_bytes)
+
+
+def backup_point(answer: bytes) -> BackupPoint:
+    """Decode a `BackupPoint`."""
+    m = store_pb2.BackupPoint.FromString(answer)
+    return BackupPoint(m.store_id, m.data_dir, [_segment(segment) for segment in m.segments], m.master_key)
 
 
 def frame(answer: bytes) -> FrameInfo:
@@ -123,4 +142,6 @@ def fold(answer: bytes) -> FoldProgress | FoldReport:
         examples=list(report.examples),
         generation=report.generation,
         seconds=report.seconds,
+        frames=report.frames,
+        resumed_revision=report.resumed_revision,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,8 +20,9 @@ from stigmer.client.attempts import Attempts
 from stigmer.client.resources import RemoteResources
 from stigmer.client.save_many import Attempt, SaveMany
 from stigmer.config import Tls
-from stigmer.errors import Closed, NotFound, OutcomeUnknown, StigmerError
+from stigmer.errors import Closed, NotFound, OutcomeUnknown, StigmerError, Unavailable
 from stigmer.model import (
+    BackupPoint,
     Committed,
     Delete,
     Event,
@@ -354,12 +356,12 @@ class Client:
         """Have the views folded anew from the log, compared and swapped in; takes as long as it takes."""
         return self._fold("replay", progress)
 
-    def verify(self, progress: ProgressCallback | None = None) -> FoldReport:
-        """Have the views compared with a fold of the log; takes as long as it takes."""
-        return self._fold("verify", progress)
+    def verify(self, progress: ProgressCallback | None = None, *, quick: bool = False) -> FoldReport:
+        """Have the views compared with a fold of the log, or, if `quick`, checksums; takes as long as it takes."""
+        return self._fold("verify", progress, store_pb2.VerifyRequest(quick=quick).SerializeToString())
 
-    def _fold(self, name: str, progress: ProgressCallback | None) -> FoldReport:
-        call = self._begin(self._admin[name], b"", None)
+    def _fold(self, name: str, progress: ProgressCallback | None, request: bytes = b"") -> FoldReport:
+        call = self._begin(self._admin[name], request, None)
         try:
             for message in call:
                 told = answers.fold(message)
@@ -373,6 +375,31 @@ class Client:
         finally:
             call.cancel()
         raise StigmerError(f"the daemon at {self._address} ended the {name} without a report")
+
+    @contextmanager
+    def hold_for_backup(self) -> Iterator[tuple[BackupPoint, Callable[[], None]]]:
+        """Give what a backup is made of; until the block ends, the daemon removes nothing that it needs.
+
+        With a check that raises `Unavailable` where the daemon did not last so long.
+        """
+        call = self._begin(self._admin["backup"], b"", None)
+        try:
+            try:
+                point = answers.backup_point(next(call))
+            except grpc.RpcError as error:
+                self._raise_if_closed(error)
+                raise attempts.typed(error, self._address) from error
+
+            def check() -> None:
+                if not call.is_active():
+                    raise Unavailable(
+                        f"the daemon at {self._address} ended while the backup was being made",
+                        hint="run the same command again; what was copied is not copied again",
+                    )
+
+            yield point, check
+        finally:
+            call.cancel()
 
     # --- calls ---
 

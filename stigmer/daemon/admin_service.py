@@ -15,8 +15,9 @@ from stigmer import codec, wire
 from stigmer.daemon.handlers import Context
 from stigmer.daemon.tail import Tails
 from stigmer.errors import InvalidArgument, StigmerError
-from stigmer.model import FoldProgress, FoldReport, ProgressCallback
+from stigmer.model import FoldProgress, FoldReport, ProgressCallback, SegmentInfo
 from stigmer.pb import store_pb2
+from stigmer.resources.verbs import Resources
 from stigmer.store import Store
 
 _PROGRESS_SECONDS = 0.5
@@ -25,14 +26,16 @@ _PROGRESS_SECONDS = 0.5
 class AdminService:
     """Answers the calls of `stigmer.store.v1.Admin` out of an open store."""
 
-    def __init__(self, store: Store, tails: Tails, readers: Executor, listen: list[str]) -> None:
+    def __init__(self, store: Store, resources: Resources, tails: Tails, readers: Executor, listen: list[str]) -> None:
         """`listen` is read at each call: it is complete only once the server listens."""
         self._store = store
+        self._resources = resources
         self._tails = tails
         self._readers = readers
         self._listen = listen
         self._loop = asyncio.get_running_loop()
         self._folder = ThreadPoolExecutor(1, "stigmer-fold")
+        self._ended = asyncio.Event()
         self._fold: str | None = None
         """The work that is under way. Touched on the event loop only."""
 
@@ -53,6 +56,8 @@ class AdminService:
             log_bytes=found.log_bytes,
             log_saved_bytes=found.log_saved_bytes,
             views_bytes=found.views_bytes,
+            views_map_bytes=found.views_map_bytes,
+            views_readers=found.views_readers,
             generation=found.generation,
             checkpoints=found.checkpoints,
             resources=found.resources,
@@ -64,20 +69,7 @@ class AdminService:
         """Give the segments of the log."""
         wire.parsed(store_pb2.SegmentsRequest, request)
         found = await self._loop.run_in_executor(self._readers, self._store.segments)
-        return store_pb2.SegmentsResponse(
-            segments=(
-                store_pb2.Segment(
-                    name=segment.name,
-                    first_revision=segment.first_revision,
-                    last_revision=segment.last_revision,
-                    bytes=segment.bytes,
-                    saved_bytes=segment.saved_bytes,
-                    sealed=segment.sealed,
-                    created_at_ns=segment.created_at_ns,
-                )
-                for segment in found
-            )
-        ).SerializeToString()
+        return store_pb2.SegmentsResponse(segments=map(_segment, found)).SerializeToString()
 
     async def frame(self, request: bytes, context: Context) -> bytes:
         """Give the frame that holds a revision."""
@@ -109,8 +101,27 @@ class AdminService:
 
     async def verify(self, request: bytes, context: Context) -> None:
         """Compare the views with a fold of the log, telling how far it is."""
-        wire.parsed(store_pb2.VerifyRequest, request)
-        await self._fold_and_tell("verify", self._store.verify, context)
+        asked = wire.parsed(store_pb2.VerifyRequest, request)
+        await self._fold_and_tell("verify", lambda progress: self._store.verify(progress, quick=asked.quick), context)
+
+    async def backup(self, request: bytes, context: Context) -> None:
+        """Tell what a backup is made of, and keep every artifact until the caller is gone."""
+        wire.parsed(store_pb2.BackupRequest, request)
+        with self._resources.artifacts.hold_all():
+            point = await self._loop.run_in_executor(self._readers, self._store.backup_point)
+            await context.write(
+                store_pb2.BackupPoint(
+                    store_id=point.store_id,
+                    data_dir=point.data_dir,
+                    segments=map(_segment, point.segments),
+                    master_key=self._resources.vault.master_key_place,
+                ).SerializeToString()
+            )
+            await self._ended.wait()
+
+    def end_streams(self) -> None:
+        """End what only waits for its caller."""
+        self._ended.set()
 
     async def _fold_and_tell(
         self, name: str, fold: Callable[[ProgressCallback | None], FoldReport], context: Context
@@ -151,6 +162,8 @@ class AdminService:
                     examples=report.examples,
                     generation=report.generation,
                     seconds=report.seconds,
+                    frames=report.frames,
+                    resumed_revision=report.resumed_revision,
                 ),
             ).SerializeToString()
         )
@@ -163,3 +176,15 @@ class AdminService:
     def close(self) -> None:
         """Let go of the folding thread; the store's close ends what it is doing."""
         self._folder.shutdown(wait=False)
+
+
+def _segment(segment: SegmentInfo) -> store_pb2.Segment:
+    return store_pb2.Segment(
+        name=segment.name,
+        first_revision=segment.first_revision,
+        last_revision=segment.last_revision,
+        bytes=segment.bytes,
+        saved_bytes=segment.saved_bytes,
+        sealed=segment.sealed,
+        created_at_ns=segment.created_at_ns,
+    )

@@ -84,7 +84,7 @@ class Server:
         """The addresses, with the real ports, once it listens."""
         self._sockets: list[tuple[str, int]] = []
         self._tails = Tails(store, self._readers, limits.tails_max)
-        self._admin = AdminService(store, self._tails, self._readers, self.listen)
+        self._admin = AdminService(store, resources, self._tails, self._readers, self.listen)
         self._health = health.aio.HealthServicer()
         queue = CommitQueue(store)
         self._store_service = StoreService(store, queue, self._tails)
@@ -174,6 +174,7 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self._store_service.end_streams("the daemon is stopping")
         self._watches.end("the daemon is stopping")
+        self._admin.end_streams()
         await self._stop_calls(grace_seconds)
         self._admin.close()
         self._readers.shutdown(wait=False)

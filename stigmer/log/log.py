@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from stigmer import config
 from stigmer.errors import CorruptLog, DataDirectoryError, DiskFull, NotFound, StorageFailed
@@ -26,11 +26,14 @@ from stigmer.log.cursor import Cursor
 from stigmer.log.lineages import Entry, Lineages
 from stigmer.log.payloads import Payloads
 from stigmer.log.recovery import Watermark
-from stigmer.log.segment import Segment
+from stigmer.log.segment import FrameScan, Segment, seal_of
 from stigmer.model import FrameInfo, SegmentInfo
 
 # A file where a folder should be, or one that somebody else made: nothing is wrong with the disk.
 _NOT_OURS = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM})
+
+
+_FRAMES_PER_STEP = 10_000
 
 
 class Log:
@@ -241,19 +244,9 @@ class Log:
         active = self._segments[-1]
         if active.size == self._sealed_size:
             return
-        seal = fmt.Seal(self._crc, active.first_time_ns, active.index, active.saved_bytes)
-        payload = fmt.encode_seal(seal)
-        header = fmt.FrameHeader(
-            fmt.seal_flags(seal),
-            len(payload),
-            0,
-            active.next_revision,
-            active.next_revision,
-            self.last_time_ns,
-            fmt.crc32c(0, payload),
-        )
-        self._write(active, [fmt.encode_frame_header(header, active.size, active.salt), payload])
-        active.size += fmt.FRAME_HEADER_SIZE + len(payload)
+        parts = seal_of(active, self._crc, self.last_time_ns)
+        self._write(active, parts)
+        active.size += sum(map(len, parts))
         with self._sync_lock:
             self._sync_file()
         self._sealed_size = active.size
@@ -282,6 +275,30 @@ class Log:
     def cursor(self, after: int) -> Cursor:
         """Give a cursor that reads from revision `after + 1` on."""
         return Cursor(after, self._segment_of, lambda: self._segments[-1], self._payloads)
+
+    def check(self) -> Iterator[tuple[int, int]]:
+        """Compare every checksum of every segment, as far as it is written at the call; decode nothing.
+
+        Gives, from time to time, the last revision looked at and the number of frames so far. Raises `CorruptLog`.
+        """
+        frames = 0
+        for segment in self._segments:
+            end, is_sealed = segment.size, segment.sealed
+            fd = segment.open()
+            try:
+                scan = FrameScan(fd, segment, fmt.SEGMENT_HEADER_SIZE, segment.first_revision, end)
+                for _offset, header, _stored in scan:
+                    frames += header.event_count > 0
+                    if frames % _FRAMES_PER_STEP == 0:
+                        yield scan.revision - 1, frames
+            finally:
+                os.close(fd)
+            if scan.problem is not None or scan.offset != end:
+                problem = scan.problem or f"a frame ends at {scan.offset}, behind what was written"
+                raise CorruptLog(segment.path, scan.offset, scan.revision, problem)
+            if is_sealed:
+                recovery.check_bytes_of(segment)
+            yield scan.revision - 1, frames
 
     def frame(self, revision: int) -> FrameInfo:
         """Describe the frame that holds a revision. Raises `NotFound`, or `CorruptLog` if it is damaged."""

@@ -113,6 +113,18 @@ def read_seal(fd: int, segment: Segment) -> tuple[int, fmt.FrameHeader, fmt.Seal
     return None if seal is None else (offset, header, seal)
 
 
+def seal_of(segment: Segment, crc: int, time_ns: int) -> list[bytes]:
+    """Give the seal, header and payload, for the end of a segment whose bytes up to there have this CRC.
+
+    `time_ns` is that of the last frame before it.
+    """
+    seal = fmt.Seal(crc, segment.first_time_ns, segment.index, segment.saved_bytes)
+    payload = fmt.encode_seal(seal)
+    revision = segment.next_revision
+    header = fmt.FrameHeader(fmt.seal_flags(seal), len(payload), 0, revision, revision, time_ns, fmt.crc32c(0, payload))
+    return [fmt.encode_frame_header(header, segment.size, segment.salt), payload]
+
+
 def crc_of(fd: int, size: int) -> int:
     """Give the CRC of the first `size` bytes of a file."""
     crc = 0
@@ -128,9 +140,11 @@ class FrameScan:
     ends behind a whole frame.
     """
 
-    def __init__(self, fd: int, segment: Segment, offset: int, revision: int) -> None:
+    def __init__(self, fd: int, segment: Segment, offset: int, revision: int, end: int | None = None) -> None:
+        """Start at the frame at `offset`, which begins with `revision`; stop at `end`, where one is given."""
         self._fd = fd
         self._segment = segment
+        self._end = end
         self.offset = offset
         self.revision = revision
         self.problem: str | None = None
@@ -139,7 +153,7 @@ class FrameScan:
         """Give offset, header and payload of each frame, seals included."""
         data, base = b"", self.offset
         salt = self._segment.salt
-        while True:
+        while self._end is None or self.offset < self._end:
             at = self.offset - base
             if len(data) - at < fmt.FRAME_HEADER_SIZE:
                 data, base, at = read_at(self._fd, _CHUNK_BYTES, self.offset), self.offset, 0

@@ -195,7 +195,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes")
+    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes", "views_map_bytes", "views_readers")
     class CheckpointsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,8 @@ class StatusResponse(_message.Message):
     TAILS_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
     LOG_SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_MAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_READERS_FIELD_NUMBER: _ClassVar[int]
     version: str
     store_id: str
     data_dir: str
@@ -237,7 +239,9 @@ class StatusResponse(_message.Message):
     tails: int
     recovery: _containers.RepeatedScalarFieldContainer[str]
     log_saved_bytes: int
-    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ...) -> None: ...
+    views_map_bytes: int
+    views_readers: int
+    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ..., views_map_bytes: _Optional[int] = ..., views_readers: _Optional[int] = ...) -> None: ...
 
 class SegmentsRequest(_message.Message):
     __slots__ = ()
@@ -310,8 +314,10 @@ class ReplayRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("quick",)
+    QUICK_FIELD_NUMBER: _ClassVar[int]
+    quick: bool
+    def __init__(self, quick: _Optional[bool] = ...) -> None: ...
 
 class FoldProgress(_message.Message):
     __slots__ = ("phase", "completed", "total", "report")
@@ -326,20 +332,40 @@ class FoldProgress(_message.Message):
     def __init__(self, phase: _Optional[str] = ..., completed: _Optional[int] = ..., total: _Optional[int] = ..., report: _Optional[_Union[FoldReport, _Mapping]] = ...) -> None: ...
 
 class FoldReport(_message.Message):
-    __slots__ = ("revision", "rows", "differences", "examples", "generation", "seconds")
+    __slots__ = ("revision", "rows", "differences", "examples", "generation", "seconds", "frames", "resumed_revision")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     rows: int
     differences: int
     examples: _containers.RepeatedScalarFieldContainer[str]
     generation: int
     seconds: float
-    def __init__(self, revision: _Optional[int] = ..., rows: _Optional[int] = ..., differences: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    frames: int
+    resumed_revision: int
+    def __init__(self, revision: _Optional[int] = ..., rows: _Optional[int] = ..., differences: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ..., seconds: _Optional[float] = ..., frames: _Optional[int] = ..., resumed_revision: _Optional[int] = ...) -> None: ...
+
+class BackupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupPoint(_message.Message):
+    __slots__ = ("store_id", "data_dir", "segments", "master_key")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_DIR_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    MASTER_KEY_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    data_dir: str
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    master_key: str
+    def __init__(self, store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., master_key: _Optional[str] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("name", "message", "hint", "field", "problem", "kind", "id", "expected_revision", "actual_revision", "limit", "limit_value", "path", "offset", "revision", "view")

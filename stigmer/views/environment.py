@@ -19,7 +19,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
@@ -118,6 +118,17 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
+class Use(NamedTuple):
+    """How much of an environment is in use."""
+
+    bytes: int
+    """Of the file."""
+    map_bytes: int
+    """How large the file may become before the map is enlarged, which happens by itself."""
+    readers: int
+    """How many slots for readers have been in use."""
+
+
 class Environment:
     """An open LMDB environment with its named databases."""
 
@@ -141,7 +152,8 @@ class Environment:
                 max_readers=_READERS_MAX,
                 mode=0o600,
             )
-            self._env.reader_check()
+            self.stale_readers = self._env.reader_check()
+            """Slots of readers whose process had gone; freed by the opening."""
             self.databases: Databases = {name: self._env.open_db(name.encode()) for name in ("meta", *databases)}
         except (lmdb.Error, OSError) as error:
             code = error.errno if isinstance(error, OSError) else error.code
@@ -153,6 +165,23 @@ class Environment:
         except UnicodeError as error:
             raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
         self._page_bytes = self._env.stat()["psize"]
+
+    def use(self) -> Use:
+        """Say how much of it is in use; all zeros where it is closed just now."""
+        self._check_process()
+        gate = self._gate
+        try:
+            gate.inside.append(None)
+            while gate.closing:
+                gate.wait_outside()
+            if self._closed:
+                return Use(0, 0, 0)
+            info = self._env.info()
+            return Use(self.size, info["map_size"], info["num_readers"])
+        finally:
+            gate.inside.pop()
+            if gate.closing:
+                gate.tell()
 
     @property
     def size(self) -> int:

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 
 from stigmer.errors import CorruptView, DiskFull, StorageFailed
 from stigmer.log import files
+from stigmer.version import VERSION
 from stigmer.views.environment import DAMAGE, Environment
 from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
-from stigmer.views.view import Transaction
+from stigmer.views.view import Transaction, shown_key
 
 _CLEAN_FILE = "clean"
+_ASIDE = "verify"
 
 _EXAMPLES_MAX = 10
 # A comparison tells how far it is, and lets the writer in, this often.
@@ -28,10 +30,10 @@ _STEP_BYTES = 8 * 1024 * 1024
 class Generation:
     """One build of all views."""
 
-    def __init__(self, views_directory: str, number: int, map_bytes: int) -> None:
-        """Open it, made if it is not there. Raises `CorruptView`."""
+    def __init__(self, views_directory: str, number: int, map_bytes: int, name: str | None = None) -> None:
+        """Open it, made if it is not there, in the folder of its number, or of that name. Raises `CorruptView`."""
         self.number = number
-        self.directory = os.path.join(views_directory, str(number))
+        self.directory = os.path.join(views_directory, name or str(number))
         self._clean_path = os.path.join(self.directory, _CLEAN_FILE)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self.projector = Projector(self.directory, map_bytes)
@@ -68,6 +70,13 @@ class Generation:
         except OSError as error:
             if error.errno not in files.FULL:
                 raise StorageFailed(self._clean_path, "create", str(error)) from error
+        finally:
+            self.environment.close()
+
+    def keep(self) -> None:
+        """Close it so that, in this boot, `aside` finds it as it is now."""
+        try:
+            self.projector.flush()
         finally:
             self.environment.close()
 
@@ -137,6 +146,46 @@ def create(views_directory: str, map_bytes: int) -> Generation:
     except BaseException:
         shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
         raise
+
+
+def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: int) -> Generation:
+    """Give the generation that a verify builds: that of one that was interrupted, where it can be gone on with.
+
+    It can if it is of this store and of no later revision, and was built by this version in this boot: nothing of it
+    was synced. It never serves, and is not removed when a store is opened.
+    """
+    directory = os.path.join(views_directory, _ASIDE)
+    wanted = {"schema": _schema(), "store": store_id.hex(), "boot": boot_id(), "version": VERSION}
+    if os.path.isdir(directory):
+        try:
+            found = Generation(views_directory, 0, map_bytes, _ASIDE)
+        except CorruptView:
+            pass
+        else:
+            try:
+                if wanted["boot"] and found.projector.meta() == wanted and found.projector.checkpoint <= last_revision:
+                    return found
+            except CorruptView:
+                pass
+            found.environment.close()
+    remove_aside(views_directory)
+    try:
+        made = Generation(views_directory, 0, map_bytes, _ASIDE)
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(views_directory) from error
+        raise StorageFailed(directory, "create", str(error)) from error
+    try:
+        made.projector.set_meta(**wanted)
+    except BaseException:
+        made.remove()
+        raise
+    return made
+
+
+def remove_aside(views_directory: str) -> None:
+    """Remove what a verify that was interrupted has left."""
+    shutil.rmtree(os.path.join(views_directory, _ASIDE), ignore_errors=True)
 
 
 def _make_next(views_directory: str) -> int:
@@ -240,11 +289,7 @@ class Comparison:
     def _note(self, view: str, key: bytes, what: str) -> None:
         self.differences += 1
         if len(self.examples) < _EXAMPLES_MAX:
-            shown = "".join(
-                one if one.isprintable() else one.encode("unicode_escape").decode()
-                for one in key.decode(errors="backslashreplace")
-            )
-            self.examples.append(f"{view}: {shown}: {what}")
+            self.examples.append(f"{view}: {shown_key(key)}: {what}")
 
     def close(self) -> None:
         """End the transactions."""

@@ -133,3 +133,11 @@ def number(changes: Sequence[Change], request_id: str, first_revision: int, time
         change.time_ns = time_ns
         revision += 1
     return FoldCommit(first_revision, revision - 1, time_ns, request_id, size, changes)
+
+
+def shown_key(key: bytes) -> str:
+    """Give the key of a row as a text that can be shown."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in key.decode(errors="backslashreplace")
+    )

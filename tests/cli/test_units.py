@@ -32,6 +32,28 @@ def test_a_size_is_a_number_and_perhaps_a_unit(text: str, count: int) -> None:
     assert units.parse_size(text, "--value-max") == count
 
 
+@pytest.mark.parametrize(
+    ("text", "time_ns"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01T00:00:01.000000001Z", 1_000_000_001),
+        ("1970-01-01 01:00:00.5+01:00", 500_000_000),
+        ("2026-01-01T00:00:00Z", 1_767_225_600_000_000_000),
+    ],
+)
+def test_a_time_is_to_the_nanosecond(text: str, time_ns: int) -> None:
+    """What is printed can be typed: all nine digits count."""
+    assert units.parse_time(text, "--to-time") == time_ns
+    assert units.parse_time(rfc3339(time_ns), "--to-time") == time_ns
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "12:00", "2026-13-01", "1767225600"])
+def test_what_is_no_time_names_the_option(text: str) -> None:
+    """A number is no time."""
+    with pytest.raises(InvalidArgument, match=r"^--to-time: "):
+        units.parse_time(text, "--to-time")
+
+
 @pytest.mark.parametrize("text", ["", "MiB", "-1", "1.5MiB", "1 zebibyte"])
 def test_what_is_no_size_names_the_option(text: str) -> None:
     """Nothing is rounded."""

@@ -23,6 +23,8 @@ ERRORS: list[tuple[StigmerError, str]] = [
     (errors.CorruptLog("/data/log/1.log", 4096, 17, "checksum mismatch"), "DATA_LOSS"),
     (errors.CorruptView("snapshot", "agent/a: checksum mismatch"), "DATA_LOSS"),
     (errors.CorruptArtifact("/data/artifacts/00/00ff", "its content has another hash"), "DATA_LOSS"),
+    (errors.CorruptBackup("/backup/log/1.log", "is missing"), "DATA_LOSS"),
+    (errors.BackupDirectoryError("/backup", "is no backup", hint="make one"), "FAILED_PRECONDITION"),
     (errors.SecretUnreadable("environment", "e", "it is damaged"), "DATA_LOSS"),
     (errors.KeyRetired("environment", "e"), "ABORTED"),
     (errors.StorageFailed("/data/log/1.log", "fdatasync", "Input/output error"), "UNAVAILABLE"),
@@ -115,4 +117,4 @@ def test_methods_are_those_of_the_descriptors() -> None:
     assert found["tail"].path == "/stigmer.store.v1.Store/Tail"
     assert {name for name, method in found.items() if method.streams} == {"list", "tail", "write"}
     assert {name for name, method in found.items() if method.takes_stream} == {"write"}
-    assert set(wire.methods(wire.ADMIN_SERVICE)) == {"status", "segments", "frame", "replay", "verify"}
+    assert set(wire.methods(wire.ADMIN_SERVICE)) == {*("status", "segments", "frame", "replay", "verify", "backup")}

@@ -30,14 +30,22 @@ def replay_command(invocation: Invocation) -> None:
 
 
 @click.command("verify", cls=Command)
+@click.option("--quick", is_flag=True, help="Compare the checksums of every frame and row, and fold nothing.")
 @pass_invocation
-def verify_command(invocation: Invocation) -> None:
+def verify_command(invocation: Invocation, quick: bool) -> None:
     """Prove that the views are what the log says.
 
-    Changes nothing: the log is read and checked from revision 1 on and folded aside; every row is compared. Exit code
-    6: they differ, or the log is damaged.
+    Changes nothing: the log is read and checked from revision 1 on and folded aside; every row is compared. One that
+    was interrupted goes on where it stopped. Exit code 6: they differ, or the log is damaged.
     """
-    report = _fold(invocation, lambda store, callback: store.verify(callback), replayed=False)
+    try:
+        report = _fold(invocation, lambda store, callback: store.verify(callback, quick=quick), replayed=False)
+    except KeyboardInterrupt:
+        if not quick:
+            invocation.say(
+                "\ninterrupted; `stigmer verify` goes on where it stopped, unless the daemon ends it meanwhile"
+            )
+        raise
     if report.differences:
         from stigmer.cli.exits import ExitCode
 
@@ -51,7 +59,7 @@ def _fold(invocation: Invocation, work: Work, *, replayed: bool) -> FoldReport:
     from stigmer.cli.progress import progress
     from stigmer.cli.units import counted, visible
 
-    units = {"fold": "events", "compare": "rows"}
+    units = {"fold": "events", "compare": "rows", "frames": "events", "rows": "rows"}
     with backend.reader(invocation) as store, progress(invocation) as report_progress:
         report = work(store, lambda p: report_progress(p.phase, p.completed, p.total, units.get(p.phase, "")))
     if invocation.output in ("yaml", "json", "jsonl"):
@@ -62,12 +70,23 @@ def _fold(invocation: Invocation, work: Work, *, replayed: bool) -> FoldReport:
             "examples": list(report.examples),
             "generation": report.generation,
             "seconds": round(report.seconds, 3),
+            "frames": report.frames,
+            "resumed_revision": report.resumed_revision,
         }
         write_record(record, invocation.output)
         return report
     done = f"replayed to revision {report.revision}" if replayed else f"verified up to revision {report.revision}"
-    found = counted(report.differences, "difference") if report.differences else "no differences"
-    print(f"{done}: {counted(report.rows, 'row')}, {found}, in {report.seconds:.2f} s")
+    noun = "damaged row" if report.frames else "difference"
+    found = counted(report.differences, noun) if report.differences else f"no {noun}s"
+    rows = counted(report.rows, "row")
+    if report.frames:
+        done, rows = (
+            f"compared checksums up to revision {report.revision}",
+            f"{counted(report.frames, 'frame')}, {rows}",
+        )
+    print(f"{done}: {rows}, {found}, in {report.seconds:.2f} s")
+    if report.resumed_revision:
+        print(f"went on from revision {report.resumed_revision}, where the last one stopped")
     if replayed:
         print(f"generation {report.generation} serves")
     for example in report.examples:

@@ -1,13 +1,18 @@
-"""`log info`, `log segments`, `log cat`: what is on disk."""
+"""`log info`, `log segments`, `log cat`: what is on disk; `log repair`, where that is damaged."""
 
 from __future__ import annotations
 
+import re
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, Group, pass_invocation
+
+if TYPE_CHECKING:
+    from stigmer.log.repair import Lost
 
 
 @click.group("log", cls=Group)
@@ -152,3 +157,81 @@ def log_cat(invocation: Invocation, revision: int) -> None:
         record["request_id"] = commit.request_id
     record["events"] = events
     write_record(record, invocation.output if invocation.output in ("json", "jsonl") else "yaml")
+
+
+@log_command.command("repair", cls=Command)
+@click.option(
+    "--accept-loss",
+    "accepted",
+    multiple=True,
+    metavar="FROM..TO",
+    help="Give these revisions up: exactly those that it says are lost. Repeatable.",
+)
+@pass_invocation
+def log_repair(invocation: Invocation, accepted: tuple[str, ...]) -> None:
+    """Say what is damaged in a log that does not open, and repair it on request.
+
+    Without options nothing is changed but an unfinished write at the end, which is cut off and kept, as at any open.
+    A segment from a backup is better than any repair. Exit code 6: it is damaged still.
+    """
+    from stigmer.cli.exits import ExitCode
+    from stigmer.cli.output import write_record
+    from stigmer.cli.progress import progress
+    from stigmer.cli.units import counted, home_shortened, visible
+    from stigmer.repair import repair
+
+    with progress(invocation) as report:
+        found = repair(
+            invocation.data_dir,
+            [_range_of(text) for text in accepted],
+            lambda p: report(p.phase, p.completed, p.total, "segments"),
+        )
+    if invocation.output in ("yaml", "json", "jsonl"):
+        record: dict[str, object] = {
+            "damages": [
+                {
+                    "path": damage.error.path,
+                    "offset": damage.error.offset,
+                    "revision": damage.error.revision,
+                    "problem": damage.error.problem,
+                    "lost": str(damage.lost) if damage.lost is not None else None,
+                }
+                for damage in found.damages
+            ],
+            "lost": [str(lost) for lost in found.lost],
+            "whole": found.is_whole,
+            "revision": found.revision,
+            "kept": found.kept,
+            "notes": found.notes,
+        }
+        write_record(record, invocation.output)
+    else:
+        for damage in found.damages:
+            lost = f"lost: {damage.lost}" if damage.lost is not None else "no commit is lost"
+            print(f"{visible(damage.error.message)}; {lost}")
+        for note in found.notes:
+            print(visible(note))
+        if found.kept is not None:
+            print(f"the originals are in {home_shortened(found.kept)}")
+        if found.is_whole:
+            print(f"the log is whole, up to revision {found.revision}")
+        else:
+            count = sum(lost.last - lost.first + 1 for lost in found.lost)
+            print(f"{counted(count, 'revision')} lost, nothing was changed")
+    if not found.is_whole:
+        options = " ".join(f"--accept-loss {lost}" for lost in found.lost)
+        invocation.say(
+            f"Hint: put the damaged segments back from a backup; or, to go on without what is lost: "
+            f"stigmer log repair {options}"
+        )
+        raise click.exceptions.Exit(ExitCode.DAMAGE)
+
+
+def _range_of(text: str) -> Lost:
+    from stigmer.errors import InvalidArgument
+    from stigmer.log.repair import Lost
+
+    found = re.fullmatch(r"([1-9][0-9]{0,18})\.\.([1-9][0-9]{0,18})", text, re.ASCII)
+    if found is None or int(found[1]) > int(found[2]):
+        raise InvalidArgument("--accept-loss", f'"{text}" is not a range of revisions, such as 17..21')
+    return Lost(int(found[1]), int(found[2]))
