@@ -416,6 +416,18 @@ def test_a_quick_verify_looks_at_every_frame_and_row(directory: Path) -> None:
         assert os.listdir(directory / "views") == [str(store.status().generation)]
 
 
+def test_a_quick_verify_looks_at_each_row_once(directory: Path) -> None:
+    """Also where its rows take several transactions to read."""
+    with Store.open(directory) as store:
+        for number in range(3):
+            store.save("note", f"n{number}", bytes(9 << 20))
+        store._writer.flush()
+        told: list[FoldProgress] = []
+        report = store.verify(told.append, quick=True)
+        assert report.rows == store.verify().rows
+        assert [one.completed for one in told if one.phase == "rows"][:3] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("database", [b"snapshot.1", b"counts.1", b"requests.1", b"index.1", b"index_sizes.1"])
 def test_a_quick_verify_names_a_damaged_row(directory: Path, database: bytes) -> None:
     """Of whatever view."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from log.support import flip_bit, frames_in, segment_files, set_version
 
 from cli.support import Daemon, Shell
+from stigmer.model import Save
 from stigmer.store import Store
 from stigmer.version import VERSION
 
@@ -138,6 +140,23 @@ def test_verify_quick_and_whole(shell: Shell) -> None:
         assert f"{segment}, offset" in shell.run("verify", "--quick", code=6).stderr
     finally:
         running.stop()
+
+
+def test_ctrl_c_says_that_verify_goes_on(shell: Shell) -> None:
+    """The next one does; nothing that was folded is folded again."""
+    with Store.open(shell.data) as store:
+        for number in range(20):
+            store.commit([Save("note", f"{number}-{place}", b"x") for place in range(3000)])
+    process = shell.start("verify")
+    aside = shell.data / "views" / "verify" / "data.mdb"
+    while not aside.exists() or aside.stat().st_size < 1 << 20:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"`stigmer verify` goes on where it stopped" in said
+    assert "went on from revision " in shell.run("verify").stdout
+    assert not aside.exists()
 
 
 # --- doctor ----------------------------------------------------------------------------------------------

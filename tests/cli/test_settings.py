@@ -226,7 +226,7 @@ def complete(shell: Shell, line: str) -> list[str]:
 
 def test_completion_offers_commands_and_kinds(shell: Shell) -> None:
     """No daemon runs, and nothing is said about it."""
-    assert complete(shell, "stigmer re") == ["replay"]
+    assert complete(shell, "stigmer re") == ["replay", "restore"]
     assert complete(shell, "stigmer daemon st") == ["status", "stop"]
     assert complete(shell, "stigmer get agent_e") == ["agent_execution"]
     assert complete(shell, "stigmer get agent ") == []
