@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import struct
@@ -89,7 +90,8 @@ def test_folds_again_under_traffic_without_a_difference(directory: Path, what: s
         fill(store)
         with Traffic(store) as traffic:
             before = store.status().generation
-            for round in range(1, 6):
+            # Until there was traffic beside it, however slow the machine is.
+            for round in itertools.count(1):
                 at_least = store.status().revision
                 report: FoldReport = getattr(store, what)()
                 assert (report.differences, report.examples) == (0, [])
@@ -97,7 +99,8 @@ def test_folds_again_under_traffic_without_a_difference(directory: Path, what: s
                 assert report.rows >= 49
                 assert report.generation == store.status().generation
                 assert (report.generation > before) == (what == "replay"), f"round {round}"
-        assert traffic.writes > 20
+                if round >= 5 and traffic.writes > 20:
+                    break
         check_store(store)
         assert generations.numbers(str(directory / "views")) == [store.status().generation]
     with Store.open(directory, SMALL) as store:
