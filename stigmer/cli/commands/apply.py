@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from stigmer.resources.manifests import Manifest
 
 
-@click.command("apply", cls=Command)
-@click.option(
+files_option = click.option(
     "-f",
     "--file",
     "files",
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="A file, a folder of files, or - for stdin. Repeatable.",
 )
+"""The manifests of a command, which `read_manifests` reads."""
+
+
+@click.command("apply", cls=Command)
+@files_option
 @click.option("--dry-run", is_flag=True, help="Say what would happen; write nothing.")
 @pass_invocation
 def apply_command(invocation: Invocation, files: tuple[str, ...], dry_run: bool) -> None:

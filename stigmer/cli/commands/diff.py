@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stigmer.cli.commands.apply import read_manifests, wanted_of
+from stigmer.cli.commands.apply import files_option, read_manifests, wanted_of
 from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, pass_invocation
 
@@ -21,16 +21,7 @@ CHANGED_SECRET = "(secret, changed)"
 
 
 @click.command("diff", cls=Command)
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    multiple=True,
-    required=True,
-    metavar="FILE|DIR|-",
-    type=click.Path(),
-    help="A file, a folder of files, or - for stdin. Repeatable.",
-)
+@files_option
 @pass_invocation
 def diff_command(invocation: Invocation, files: tuple[str, ...]) -> None:
     """Show what an apply of manifests would change.
