@@ -17,8 +17,12 @@ from stigmer.daemon.lifecycle import DaemonInfo, DaemonOptions
 ANY_PORT = "127.0.0.1:0"
 
 PROGRAM = """
+import os
 import sys
 import msgspec
+if "STIGMER_FAULTS_BUG" in os.environ:
+    from faults import bugs
+    bugs.plant_from_environment()
 from stigmer.daemon.lifecycle import DaemonOptions, run_daemon
 from stigmer.errors import StigmerError
 

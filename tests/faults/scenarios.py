@@ -1,0 +1,9 @@
+"""The list of scenarios, in the order of the matrix."""
+
+from __future__ import annotations
+
+from faults.scenario import Scenario
+
+ALL: tuple[Scenario, ...] = ()
+
+BY_NAME = {scenario.name: scenario for scenario in ALL}
