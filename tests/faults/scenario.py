@@ -1,8 +1,8 @@
 """What a scenario is: some faults put in from a seed, what happened counted, what must hold checked.
 
 A scenario is a function that takes a `Turn`: it puts in `turn.amount` faults, each chosen by `turn.random`, checks
-after each what must hold, and counts in `turn.tally` what the faults met. The gate runs each once at its gate figure with a
-fixed seed, a soak runs turns with new seeds until its time is over, and a seeded bug has to be caught by one.
+after each what must hold, and counts in `turn.tally` what the faults met. The gate runs each once at its gate figure
+with a fixed seed, a soak runs turns with new seeds until its time is over, and a seeded bug has to be caught by one.
 """
 
 from __future__ import annotations
