@@ -49,6 +49,13 @@ UNFLUSHED_BYTES_MAX = 32 * MIB
 """The same, as the bytes of the events' commits."""
 UNFLUSHED_SECONDS_MAX = 5.0
 """The same, as the time since the first of them: so much, too, has to be folded again after a crash."""
+CHECKPOINT_EVENTS = 100_000
+"""A synced checkpoint of the views is begun when so much was flushed since the last: after a power cut it is folded
+again."""
+CHECKPOINT_BYTES = 64 * MIB
+"""The same, as the bytes of the events' commits."""
+CHECKPOINT_GROWTH_BYTES = 256 * MIB
+"""The same, as what LMDB's file has grown by: it reuses no page that the last checkpoint needs."""
 LIST_UNFLUSHED_MAX = 1_000
 """A list looks through all that is in memory, so it has more than this flushed before."""
 

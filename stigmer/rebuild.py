@@ -220,7 +220,7 @@ class Rebuild:
 
     def _swap(self, fresh: Generation) -> None:
         fresh.projector.flush()
-        fresh.serve(self._log.store_id)
+        fresh.serve(self._log.store_id, self._log.sync)
         before = self._writer.generation
         self._writer.use(fresh)
         before.remove()

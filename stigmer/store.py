@@ -790,7 +790,7 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
         if generation is not None:
             try:
                 # In use before anything is written: a power cut must not find the mark of a clean end over new rows.
-                generation.serve(log.store_id)
+                generation.serve(log.store_id, log.sync)
                 _catch_up(generation, log)
             except CorruptView as error:
                 notes.append(f"generation {generation.number} of the views is not used: {error.problem}")
@@ -799,7 +799,7 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
         if generation is None:
             generation = generations.create(views_directory, options.map_bytes)
             _catch_up(generation, log)
-            generation.serve(log.store_id)
+            generation.serve(log.store_id, log.sync)
     except BaseException:
         log.abandon()
         if generation is not None:

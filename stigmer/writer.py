@@ -82,6 +82,7 @@ class Writer:
 
     def start(self) -> None:
         """Start the thread."""
+        self.generation.checkpoint_if_due(self.fail)  # of what opening had to fold
         self._thread.start()
 
     # --- any thread --------------------------------------------------------------------------------------
@@ -284,6 +285,7 @@ class Writer:
             _logger.warning("the views can be written again")
         self._cannot_flush = False
         self._flush_at = None
+        self.generation.checkpoint_if_due(self.fail)
         return True
 
     def _take_group(self) -> list[Ticket]:

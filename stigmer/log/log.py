@@ -96,6 +96,8 @@ class Log:
             # The last segment may have lost all its frames, so its own end does not tell what time it was.
             end = end._replace(time_ns=max(end.time_ns, time_ns))
             recovery.remove_unfinished(directory)
+            # A kill may have come between the naming of the last segment and the sync of its name.
+            files.sync_directory(directory)
             return cls(directory, segments, end, segment_bytes)
         except OSError as error:
             if error.errno in files.FULL:

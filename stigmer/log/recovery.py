@@ -2,18 +2,25 @@
 
 Owns the rule that tells an unfinished write from damage (docs/FORMAT.md, "Torn or corrupt"). An unfinished write at
 the end is cut off, kept aside and reported. Damage raises `CorruptLog` before any file has been changed.
+
+What is not known to be durable is written again before it is synced: where a sync failed in a process before, the kernel
+takes its pages for clean, shows them to every reader, and would sync nothing.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from typing import NamedTuple
 
 from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
-from stigmer.log.files import read_at, sync_data, sync_directory, sync_file
+from stigmer.log.files import read_at, sync_data, sync_directory, sync_file, write_at
 from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
+
+
+_CHUNK_BYTES = 1024 * 1024
 
 
 class Watermark(NamedTuple):
@@ -155,7 +162,9 @@ def _from_seal(fd: int, segment: Segment, watermark: int) -> End | None:
     segment.saved_bytes = seal.saved_bytes
     segment.start_index(seal.entries)
     _check_watermark(segment, watermark)
-    # A kill may have come between the writing of the seal and its sync, and frames are about to be written behind it.
+    # A kill may have come between the writing of the seal and its sync, or the sync may have failed, and frames are
+    # about to be written behind it. What is before the seal was durable when it was written.
+    _write_again(fd, offset, segment.size)
     sync_file(fd)
     return End(fmt.crc32c(crc, read_at(fd, segment.size - offset, offset)), header.time_ns, True)
 
@@ -164,9 +173,13 @@ def _from_frames(fd: int, segment: Segment, watermark: int, notes: list[str]) ->
     """Walk all frames; cut the file at the first that is not whole, if it is torn."""
     segment.start_index([])
     time_ns = 0
+    unproven: deque[tuple[int, int]] = deque()  # first revision and offset of frames that no later one calls durable
     scan = FrameScan(fd, segment, fmt.SEGMENT_HEADER_SIZE, segment.first_revision)
     for offset, header, stored in scan:
         time_ns = header.time_ns
+        unproven.append((header.first_revision, offset))
+        while unproven and unproven[0][0] < header.group_first:
+            unproven.popleft()
         if header.event_count:
             segment.saved_bytes += fmt.saved_by(header, stored)
             segment.note_frame(header.first_revision, offset, time_ns)
@@ -177,8 +190,16 @@ def _from_frames(fd: int, segment: Segment, watermark: int, notes: list[str]) ->
         notes.append(_cut(fd, segment))
     _check_watermark(segment, watermark)
     # What was written but not synced before a crash is about to be shown, so it has to be durable first.
+    if unproven:
+        _write_again(fd, unproven[0][1], segment.size)
     sync_data(fd)
     return End(crc_of(fd, segment.size), time_ns, False)
+
+
+def _write_again(fd: int, start: int, end: int) -> None:
+    """Write bytes that are in a file once more, so that the next sync has to bring them to the disk."""
+    for offset in range(start, end, _CHUNK_BYTES):
+        write_at(fd, (read_at(fd, min(_CHUNK_BYTES, end - offset), offset),), offset)
 
 
 def _check_torn(fd: int, segment: Segment, scan: FrameScan, watermark: int) -> None:

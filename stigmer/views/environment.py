@@ -8,7 +8,8 @@ Owns the file `data.mdb` of a generation. What is known of LMDB 0.9 and handled 
 - its lock file is sparse and written through a map, which on a full disk is SIGBUS, so it is filled before opening;
 - enlarging the map needs a moment without any transaction in the process, so readers pass a gate;
 - after a fork the child must not touch it;
-- `writemap` would turn a full disk into SIGBUS, so it is off; `sync` is off, because the log is what is durable.
+- `writemap` would turn a full disk into SIGBUS, so it is off; `sync` is off, because the log is what is durable;
+- a page of a state that a reader holds is not written over, which is what `checkpoint` is built on.
 """
 
 from __future__ import annotations
@@ -129,16 +130,33 @@ class Use(NamedTuple):
     """How many slots for readers have been in use."""
 
 
+class Held(NamedTuple):
+    """A committed state, over whose pages nothing is written until it is released."""
+
+    transaction: Transaction
+    meta_pages: bytes
+    """The two first pages of the file as they are with this state: all that LMDB writes in place."""
+
+
+def data_path(directory: str) -> str:
+    """Give the path of LMDB's file in a directory."""
+    return os.path.join(directory, _DATA_FILE)
+
+
 class Environment:
     """An open LMDB environment with its named databases."""
 
     def __init__(self, directory: str, map_bytes: int, databases: Iterable[str]) -> None:
         """Open it, made if it is not there. Raises `CorruptView` if it is damaged, `DiskFull` or `StorageFailed`."""
         self.directory = directory
-        self._path = os.path.join(directory, _DATA_FILE)
+        self._path = data_path(directory)
         self._forks = _forks
         self._gate = Gate()
         self._closed = False
+        self.before_write: Callable[[], None] = _nothing
+        """Called before each write transaction; what it raises, `write` raises."""
+        self.before_growth: Callable[[], None] = _nothing
+        """Called before the map is enlarged, which ends every transaction, and releases what is held."""
         try:
             _check_file(self._path)
             _fill_lock_file(os.path.join(directory, _LOCK_FILE))
@@ -155,6 +173,8 @@ class Environment:
             self.stale_readers = self._env.reader_check()
             """Slots of readers whose process had gone; freed by the opening."""
             self.databases: Databases = {name: self._env.open_db(name.encode()) for name in ("meta", *databases)}
+            # Its own descriptor from the beginning: what goes wrong with a page meanwhile, an fsync of it will tell.
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         except (lmdb.Error, OSError) as error:
             code = error.errno if isinstance(error, OSError) else error.code
             if code in files.FULL:
@@ -303,10 +323,12 @@ class Environment:
         `StorageFailed`, having changed nothing.
         """
         while True:
+            self.before_write()
             try:
                 with self._env.begin(write=True) as transaction:
                     work(transaction)
             except lmdb.MapFullError:
+                self.before_growth()
                 self._gate.run_alone(self._grow)
                 continue
             except DAMAGE as error:
@@ -319,11 +341,25 @@ class Environment:
             self._keep_length()
             return
 
-    def sync(self) -> None:
-        """Make what was committed durable."""
+    def hold(self) -> Held:
+        """Hold the state that was committed last; only the thread that writes may."""
+        transaction = self._env.begin()
         try:
-            self._env.sync(True)
-        except lmdb.Error as error:
+            # Both, because LMDB takes the newer of the two, and the other one may be a later one by now on disk.
+            return Held(transaction, files.read_at(self._fd, 2 * self._page_bytes, 0))
+        except BaseException:
+            transaction.abort()
+            raise
+
+    def release(self, held: Held) -> None:
+        """Let go of a state; on any thread, also of one that is not held any more."""
+        held.transaction.abort()
+
+    def sync(self) -> None:
+        """Make what was committed durable; on any thread. Raises `StorageFailed`, after which it never is."""
+        try:
+            files.sync_data(self._fd)
+        except OSError as error:
             raise StorageFailed(self._path, "fsync", str(error)) from error
 
     def close(self) -> None:
@@ -334,6 +370,7 @@ class Environment:
     def _close(self) -> None:
         self._closed = True
         self._env.close()
+        os.close(self._fd)
 
     def _grow(self) -> None:
         self._env.set_mapsize(self._env.info()["map_size"] * 2)
@@ -350,7 +387,7 @@ class Environment:
 
 
 def _nothing() -> None:
-    """Select nothing."""
+    """Select nothing, and do nothing."""
 
 
 def _size_of(path: str) -> int:

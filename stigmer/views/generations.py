@@ -1,19 +1,23 @@
 """Generations: one build of all views each, in a folder of its own; one of them serves.
 
-Owns `views/` and the rules for using what is there: the views of another store, of another layout, or that LMDB may
-have lost in a power cut are not used but folded again. A generation becomes the serving one in a single LMDB
-transaction; whatever else is in the directory is removed.
+Owns `views/` and the rules for using what is there: the views of another store or of another layout are not used but
+folded again, and those that LMDB may have lost in part in a power cut are first put back to their synced checkpoint.
+Whether LMDB's file is whole is told by the files beside it, before LMDB looks into it. A generation becomes the serving
+one with its first synced checkpoint; whatever else is in the directory is removed.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-from stigmer.errors import CorruptView, DiskFull, StorageFailed
+from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
 from stigmer.version import VERSION
+from stigmer.views import checkpoint
+from stigmer.views.checkpoint import Checkpointer, Progress
 from stigmer.views.environment import DAMAGE, Environment
 from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
 from stigmer.views.view import Transaction, shown_key
@@ -37,23 +41,50 @@ class Generation:
         self._clean_path = os.path.join(self.directory, _CLEAN_FILE)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self.projector = Projector(self.directory, map_bytes)
+        self._checkpointer: Checkpointer | None = None  # from when it serves
 
     @property
     def environment(self) -> Environment:
         """Its LMDB environment."""
         return self.projector.environment
 
-    def serve(self, store_id: bytes) -> None:
-        """Mark it as the one that serves, in use by this boot.
+    def serve(self, store_id: bytes, sync_log: Callable[[], None]) -> None:
+        """Make it the one that serves, in use by this boot, with a synced checkpoint of what it has.
 
-        Durable when it returns, so that no later power cut can leave the mark of an earlier clean end over rows that
-        were lost.
+        Durable when it returns, so that no later power cut can leave the mark of an earlier clean end, or an earlier
+        checkpoint, over pages that have changed. `sync_log` makes the log durable; the checkpoints need it to be.
+        Raises `DiskFull`, `CorruptView` or `StorageFailed`.
         """
+        sync_log()
+        if self.projector.meta().get("serving") != "1":
+            self.projector.set_meta(schema=_schema(), store=store_id.hex(), serving="1")
+        files.sync_directory(os.path.dirname(self.directory))
+        checkpointer = Checkpointer(self.environment, store_id, boot_id(), self._progress, sync_log)
+        try:
+            checkpointer.take_now()
+            # Only now: until then nothing was written, and the mark was true.
+            self._remove_mark()
+        except StorageFailed:
+            with suppress(OSError):
+                self._remove_mark()
+            raise
+        self._checkpointer = checkpointer
+
+    def checkpoint_if_due(self, fail: Callable[[StigmerError], None]) -> None:
+        """Begin a synced checkpoint of what was flushed, where it is time for one; only the writer's thread may.
+
+        It goes on in the background, where `fail` is told an error after which nothing more may be written.
+        """
+        if self._checkpointer is not None and self._checkpointer.is_due:
+            self._checkpointer.take(fail)
+
+    def _progress(self) -> Progress:
+        return Progress(self.projector.flushed, self.projector.folded_bytes)
+
+    def _remove_mark(self) -> None:
         if self.is_clean:
             os.unlink(self._clean_path)
             files.sync_directory(self.directory)
-        self.projector.set_meta(schema=_schema(), store=store_id.hex(), boot=boot_id(), serving="1")
-        self.environment.sync()
 
     @property
     def is_clean(self) -> bool:
@@ -63,10 +94,14 @@ class Generation:
     def close(self, *, clean: bool = False) -> None:
         """Close it; `clean` says that all rows belong to a log that was sealed."""
         try:
+            if self._checkpointer is not None:
+                self._checkpointer.wait()
+                clean = clean and self._checkpointer.failure is None
             if clean:
                 # The mark is a file of its own, made after the sync: LMDB could not order it behind its own pages.
                 self.environment.sync()
                 os.close(files.create(self._clean_path, b""))
+                checkpoint.remove(self.directory)
         except OSError as error:
             if error.errno not in files.FULL:
                 raise StorageFailed(self._clean_path, "create", str(error)) from error
@@ -82,6 +117,8 @@ class Generation:
 
     def remove(self) -> None:
         """Close it and delete its files."""
+        if self._checkpointer is not None:
+            self._checkpointer.wait()
         self.environment.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -104,28 +141,61 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
     """
     for number in numbers(views_directory):
         try:
+            revision = _make_whole(os.path.join(views_directory, str(number)))
             generation = Generation(views_directory, number, map_bytes)
-        except CorruptView as error:
-            notes.append(f"generation {number} of the views is not used: {error.problem}")
+        except (_Unusable, CorruptView) as error:
+            _note(notes, number, error)
             continue
         try:
-            return generation, _usable(generation)
+            store_id = _usable(generation, revision)
         except (_Unusable, CorruptView) as error:
-            reason = error.problem if isinstance(error, CorruptView) else str(error)
-            if reason:
-                notes.append(f"generation {number} of the views is not used: {reason}")
+            _note(notes, number, error)
             generation.close()
+            continue
+        if revision is not None:
+            notes.append(
+                f"the machine stopped while generation {number} of the views was in use; "
+                f"it goes on from its checkpoint, revision {revision}"
+            )
+        return generation, store_id
     return None
 
 
-def _usable(generation: Generation) -> bytes:
+def _note(notes: list[str], number: int, error: _Unusable | CorruptView) -> None:
+    reason = error.problem if isinstance(error, CorruptView) else str(error)
+    if reason:
+        notes.append(f"generation {number} of the views is not used: {reason}")
+
+
+def _make_whole(directory: str) -> int | None:
+    """Make sure that LMDB's file is one state; give its revision where it was put back to a checkpoint.
+
+    Raises `CorruptView`, `DiskFull`, `StorageFailed`, and `_Unusable` for a build that never served.
+    """
+    try:
+        if os.path.exists(os.path.join(directory, _CLEAN_FILE)):
+            return None
+        point = checkpoint.read(directory)
+        if point is None:
+            raise _Unusable("")  # an unfinished build, or one that was given up: no news
+        if point.boot and point.boot == boot_id():
+            return None
+        checkpoint.put_back(directory, point)
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(directory) from error
+        raise StorageFailed(directory, "put views back in", str(error)) from error
+    return point.revision
+
+
+def _usable(generation: Generation, revision: int | None) -> bytes:
     meta = generation.projector.meta()
     if meta.get("serving") != "1":
         raise _Unusable("")  # an unfinished build, no news
     if meta.get("schema") != _schema():
         raise _Unusable("it has another layout")
-    if not generation.is_clean and (not meta.get("boot") or meta["boot"] != boot_id()):
-        raise _Unusable("the machine stopped while it was in use")
+    if revision is not None and generation.projector.checkpoint != revision:
+        raise CorruptView("checkpoint", f"is {generation.projector.checkpoint}, its file says {revision}")
     try:
         return bytes.fromhex(meta["store"])
     except (KeyError, ValueError) as error:

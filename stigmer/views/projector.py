@@ -65,6 +65,8 @@ class Projector:
         self.checkpoint = self.flushed
         """The last revision folded: what readers see. Up to `flushed` it is in LMDB, beyond that in memory."""
         self._unflushed_bytes = 0
+        self.folded_bytes = 0
+        """The bytes of all commits folded since it was opened."""
 
     # --- folding and flushing ----------------------------------------------------------------------------
 
@@ -99,7 +101,9 @@ class Projector:
             return [(view, folded) for view in self.views if (folded := view.fold(lookup, commits))]
 
         results = self.environment.read(work)
-        self._unflushed_bytes += sum(commit.size for commit in commits)
+        size = sum(commit.size for commit in commits)
+        self._unflushed_bytes += size
+        self.folded_bytes += size
         with self._moment:
             for view, folded in results:
                 view.take(folded)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from stigmer.log import format as fmt
 from stigmer.log.lineages import Entry
@@ -16,6 +20,7 @@ from stigmer.log.recovery import Watermark
 
 SEGMENT_BYTES = 4096
 SECTOR_BYTES = 512
+PAGE_BYTES = 4096
 START_NS = 1_767_225_600_000_000_000
 
 
@@ -151,6 +156,51 @@ def frames_in(segment: Path) -> list[tuple[int, fmt.FrameHeader]]:
         found.append((offset, header))
         offset += fmt.FRAME_HEADER_SIZE + header.payload_size
     return found
+
+
+# --- a disk and its cache --------------------------------------------------------------------------------
+
+
+class PageCache:
+    """What the disk has of each file, as long as the test lasts: pages that were written reach it at a sync.
+
+    A sync that fails brings none, and takes them for clean, as the kernel does: a later one brings only pages that were
+    written since.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails = False
+        self._disk: dict[int, bytearray] = {}
+        self._dirty: dict[int, set[int]] = {}
+        pwrite = os.pwrite
+
+        def write(fd: int, data: bytes, offset: int) -> int:
+            written = pwrite(fd, data, offset)
+            pages = range(offset // PAGE_BYTES, -(-(offset + written) // PAGE_BYTES))
+            self._dirty.setdefault(os.fstat(fd).st_ino, set()).update(pages)
+            return written
+
+        monkeypatch.setattr(os, "pwrite", write)
+        monkeypatch.setattr(os, "fdatasync", self._sync)
+        monkeypatch.setattr(os, "fsync", self._sync)
+
+    def _sync(self, fd: int) -> None:
+        state = os.fstat(fd)
+        if stat.S_ISDIR(state.st_mode):
+            return
+        dirty = self._dirty.pop(state.st_ino, set())
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        disk = self._disk.setdefault(state.st_ino, bytearray())
+        disk[state.st_size :] = bytes(max(state.st_size - len(disk), 0))
+        for page in dirty:
+            data = os.pread(fd, PAGE_BYTES, page * PAGE_BYTES)
+            disk[page * PAGE_BYTES : page * PAGE_BYTES + len(data)] = data
+
+    def lose(self, directory: Path) -> None:
+        """Make the files of a directory what the disk has of them."""
+        for path in directory.iterdir():
+            path.write_bytes(self._disk.get(path.stat().st_ino, b""))
 
 
 # --- damage ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from log.support import (
     SECTOR_BYTES,
     START_NS,
+    PageCache,
     Written,
     append_garbage,
     append_groups,
@@ -37,7 +38,7 @@ from log.support import (
     watermark_of,
     zero_region,
 )
-from stigmer.errors import CorruptLog, NewerFormat
+from stigmer.errors import CorruptLog, NewerFormat, StorageFailed
 from stigmer.log import format as fmt
 from stigmer.log.recovery import Watermark
 
@@ -262,6 +263,63 @@ def test_seal_lost_in_part_is_torn(quick_directory: Path, tmp_path: Path) -> Non
         copy_log(original, quick_directory)
         lose_sectors(segment_files(quick_directory)[-1], start, random.Random(seed))
         assert reopen_and_read(quick_directory, watermark_of(quick_directory, last_revision(written))) == written
+
+
+@pytest.mark.parametrize("what", ["group", "groups", "seal"])
+def test_what_a_failed_sync_left_in_the_cache_is_durable_before_it_is_shown(
+    quick_directory: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What the next open shows of it, no power cut takes away, though the kernel takes its pages for clean."""
+    shown_unsynced = 0
+    for seed in range(60):
+        shutil.rmtree(quick_directory, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            cache = PageCache(patch)
+            log = open_log(quick_directory, segment_bytes=64 * 1024)
+            acked = append_groups(log, random_groups(seed, 5, 1500))
+            if what != "seal":
+                for group in random_groups(seed + 1, 1 if what == "group" else 3, 4000):
+                    append_groups(log, [group], sync_last=False)
+            cache.fails = True
+            with pytest.raises(StorageFailed):
+                log.close()
+            cache.fails = False
+            again = open_log(quick_directory, segment_bytes=64 * 1024)
+            shown = read_all(again)
+            shown_unsynced += len(shown) > len(acked)
+            if what == "seal":
+                shown += append_groups(again, [NEW_GROUP])
+            again.abandon()
+            cache.lose(quick_directory)
+        notes: list[str] = []
+        assert reopen_and_read(quick_directory, notes=notes) == shown, f"seed {seed}"
+        assert (shown[: len(acked)], notes) == (acked, [])
+    assert shown_unsynced == (0 if what == "seal" else 60)
+
+
+def test_only_what_is_not_known_to_be_durable_is_written_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening after a crash writes the last group again, byte for byte, and nothing else."""
+    log = open_log(directory, segment_bytes=1 << 20)
+    append_groups(log, random_groups(3, 20))
+    start = log.size
+    append_groups(log, [[(b"a", 1), (b"b", 2)]], sync_last=False)
+    end = log.size
+    log.abandon()
+    (segment,) = segment_files(directory)
+    before = segment.read_bytes()
+    written: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def note(fd: int, data: bytes, offset: int) -> int:
+        written.append((offset, offset + len(data)))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", note)
+    open_log(directory).abandon()
+    assert written == [(start, end)]
+    assert segment.read_bytes() == before
 
 
 def test_payload_that_holds_another_segment_is_not_taken_for_frames(directory: Path, tmp_path: Path) -> None:

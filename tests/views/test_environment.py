@@ -158,11 +158,15 @@ def test_environment_is_not_used_across_a_fork(tmp_path: Path) -> None:
 # --- generations -------------------------------------------------------------------------------------------
 
 
+def nothing() -> None:
+    """Sync no log, where there is none."""
+
+
 def serving(views: Path, *, clean: bool = False, **meta: str) -> Generation:
     """Make a generation that serves, closed again, with these entries of `meta` changed."""
     generation = generations.create(str(views), MAP_BYTES)
     generation.projector.fold(fold_commits(random_commits(1, 5)))
-    generation.serve(STORE)
+    generation.serve(STORE, nothing)
     generation.close(clean=clean)
     if meta:
         again = Generation(str(views), generation.number, MAP_BYTES)
@@ -186,8 +190,6 @@ def opened(views: Path) -> tuple[int | None, list[str]]:
     ("meta", "used", "note"),
     [
         ({}, True, None),
-        ({"boot": "another"}, False, "the machine stopped while it was in use"),
-        ({"boot": ""}, False, "the machine stopped while it was in use"),
         ({"schema": "0 old"}, False, "it has another layout"),
         ({"serving": "0"}, False, None),
         ({"store": "xyz"}, False, "it does not say whose it is"),
@@ -196,25 +198,26 @@ def opened(views: Path) -> tuple[int | None, list[str]]:
 def test_generation_is_used_only_if_it_can_be_trusted(
     tmp_path: Path, meta: dict[str, str], used: bool, note: str | None
 ) -> None:
-    """Views of another layout or an unclean end in another boot are not used, and it is said why."""
+    """Views of another layout are not used, and it is said why."""
     serving(tmp_path, **meta)
     number, notes = opened(tmp_path)
     assert number == (1 if used else None)
     assert notes == ([] if note is None else [f"generation 1 of the views is not used: {note}"])
 
 
-def test_generation_closed_clean_outlives_its_boot(tmp_path: Path) -> None:
+def test_generation_closed_clean_outlives_its_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mark of a clean end makes views usable in another boot, and is gone once they are in use again."""
-    serving(tmp_path, clean=True, boot="another")
+    serving(tmp_path, clean=True)
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["clean", "data.mdb", "lock.mdb"]
+    monkeypatch.setattr(generations, "boot_id", lambda: "another")
     assert opened(tmp_path) == (1, [])
     again = Generation(str(tmp_path), 1, MAP_BYTES)
-    again.serve(STORE)
-    again.projector.set_meta(boot="a third")
+    again.serve(STORE, nothing)
     again.close()
-    assert opened(tmp_path) == (
-        None,
-        ["generation 1 of the views is not used: the machine stopped while it was in use"],
-    )
+    assert opened(tmp_path) == (1, [])
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["checkpoint", "data.mdb", "lock.mdb"]
+    (tmp_path / "1" / "checkpoint").unlink()
+    assert opened(tmp_path) == (None, [])
 
 
 def test_unfinished_build_does_not_hide_the_one_that_serves(tmp_path: Path) -> None:
@@ -225,6 +228,7 @@ def test_unfinished_build_does_not_hide_the_one_that_serves(tmp_path: Path) -> N
     build.close()
     (tmp_path / "9").mkdir()
     (tmp_path / "9" / "data.mdb").write_bytes(b"garbage")
+    (tmp_path / "9" / "clean").touch()
     (tmp_path / "notes").mkdir()
     assert generations.numbers(str(tmp_path)) == [9, 3, 2, 1]
     number, notes = opened(tmp_path)

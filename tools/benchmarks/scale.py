@@ -120,7 +120,7 @@ def _measure(scratch: Path, sizes: Sequence[int], rounds: int) -> Results:
     started = time.monotonic()
 
     def do(size: int, work: str) -> None:
-        answer = _child(work, scratch / f"{size}", size)
+        answer = run_child(work, scratch / f"{size}", size)
         for name, value in answer.items():
             results.figures.setdefault(str(size), {}).setdefault(name, []).append(value)
         shown = ", ".join(f"{name} {value:,.4g}" for name, value in answer.items())
@@ -139,11 +139,16 @@ def _measure(scratch: Path, sizes: Sequence[int], rounds: int) -> Results:
     return results
 
 
-def _child(work: str, store: Path, size: int) -> dict[str, Any]:
-    """Do one thing with a store in a process of its own."""
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+def start_child(work: str, store: Path, size: int) -> subprocess.Popen[str]:
+    """Have one thing done with a store in a process of its own, whose answers come on its stdout."""
+    environ = {**os.environ, "PYTHONPATH": str(_ROOT / "tools")}
     command = [sys.executable, "-m", "benchmarks.scale_child", work, str(store), str(size)]
-    child = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+
+
+def run_child(work: str, store: Path, size: int) -> dict[str, Any]:
+    """Have one thing done with a store in a process of its own, to its end; give what it measured."""
+    child = start_child(work, store, size)
     try:
         out, _ = child.communicate()
     finally:

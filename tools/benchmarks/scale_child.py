@@ -1,11 +1,13 @@
 """One thing done with one store, in a process of its own: `python -m benchmarks.scale_child WORK STORE SIZE`.
 
-Prints what it measured as JSON. `die` ends by kill -9 instead, in the middle of its work.
+Prints what it measured as JSON. `die` ends by kill -9 instead, in the middle of its work; `commit` goes on until it is
+killed, and prints how many events it has committed, a line for each commit.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import random
@@ -86,6 +88,22 @@ def die(store: str, size: int) -> dict[str, float]:
     return {}
 
 
+def commit(store: str, size: int) -> dict[str, float]:
+    """Save under random keys, until the end."""
+    keys = size // _EVENTS_PER_KEY
+    opened = stigmer.open(store)
+    for done in itertools.count(_PER_COMMIT, _PER_COMMIT):
+        noise = os.urandom(_PER_COMMIT * _VALUE_BYTES)
+        opened.commit(
+            [
+                stigmer.Save(_KIND, f"n{random.randrange(keys):08d}", noise[place * 300 : place * 300 + 300])
+                for place in range(_PER_COMMIT)
+            ]
+        )
+        print(done, flush=True)
+    return {}
+
+
 def open_killed(store: str, size: int) -> dict[str, float]:
     """Open what a killed process left."""
     started = time.perf_counter()
@@ -117,7 +135,7 @@ def _median_us(call: Callable[..., object], arguments: Iterable[object]) -> floa
 # What opening imports is no part of opening.
 importlib.import_module("stigmer.store")
 
-WORKS = {"fill": fill, "use": use, "die": die, "open-killed": open_killed, "replay": replay}
+WORKS = {"fill": fill, "use": use, "die": die, "commit": commit, "open-killed": open_killed, "replay": replay}
 
 if __name__ == "__main__":
     work, store, size = sys.argv[1:]
