@@ -76,7 +76,8 @@ class Log:
         try:
             if not os.path.isdir(directory):
                 os.mkdir(directory, 0o700)
-                files.sync_directory(os.path.dirname(directory))
+            # Also of one that was there: a kill may have come between its making and the sync of its name.
+            files.sync_directory(os.path.dirname(directory))
             segments = recovery.list_segments(directory)
             if not segments:
                 if watermark is not None and watermark.revision:
@@ -96,6 +97,7 @@ class Log:
             # The last segment may have lost all its frames, so its own end does not tell what time it was.
             end = end._replace(time_ns=max(end.time_ns, time_ns))
             recovery.remove_unfinished(directory)
+            files.sync_directory(directory)  # for the same reason
             return cls(directory, segments, end, segment_bytes)
         except OSError as error:
             if error.errno in files.FULL:

@@ -38,7 +38,7 @@ def flips(turn: Turn) -> None:
     """Turn bits of a log of two segments over, one at a time: all of them, if there are to be as many."""
     with quick_folder(turn.directory) as folder:
         original = folder / "original"
-        written = mixed_log(original, turn.seed, LOG_BYTES, LOG_BYTES // 2, 16_000)
+        written = mixed_log(original, turn.seed, LOG_BYTES, LOG_BYTES // 2, 14_000, keys=1)
         parts = parts_of(original)
         for part in parts:
             turn.count(f"parts that are {_kind_of(part)}")
@@ -171,7 +171,13 @@ FLIPS = Scenario(
     gate=LOG_BYTES * 8,
     chunk=60_000,
     soak=1_000_000,
-    must=("whole openings", "reads refused", "parts that are frames of codec delta", "parts that are seals"),
+    must=(
+        "whole openings",
+        "reads refused",
+        "parts that are frames of codec delta",
+        "parts that are frames of codec zstd",
+        "parts that are seals",
+    ),
     run=flips,
 )
 

@@ -80,13 +80,15 @@ def short_chains() -> Iterator[None]:
         config.CHAIN_FRAMES_MAX = kept
 
 
-def mixed_log(directory: Path, seed: int, size: int, segment_bytes: int, entry_bytes: int) -> list[Written]:
+def mixed_log(
+    directory: Path, seed: int, size: int, segment_bytes: int, entry_bytes: int, keys: int = 2
+) -> list[Written]:
     """Make a log of at least so many bytes, that ends as a crash would leave it; all of it was synced."""
     source = random.Random(seed)
     written: list[Written] = []
     with short_chains():
         log = open_log(directory, segment_bytes=segment_bytes)
-        growing = [Growing(source, b"key %d" % number, entry_bytes) for number in range(2)]
+        growing = [Growing(source, b"key %d" % number, entry_bytes) for number in range(keys)]
         while log.size < size:
             group = [source.choice(growing).next()]
             if source.random() < 0.6:

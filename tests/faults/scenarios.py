@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from faults import damage, torn
+from faults import damage, lost_writes, torn
 from faults.scenario import Scenario
 
 ALL: tuple[Scenario, ...] = (
     torn.UNSYNCED,
+    lost_writes.LOST_WRITES,
     damage.FLIPS,
     damage.REGIONS,
 )
