@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import uuid
+from functools import cache
+from typing import Any
 
 from stigmer.views import projector
 
@@ -14,12 +16,13 @@ def boot(name: str = "") -> str:
     Or for one that is still in the boot of that name.
     """
     name = name or str(uuid.uuid4())
-    before = projector.boot_id
-
-    def boot_id() -> str:
-        return name
-
-    for module in list(sys.modules.values()):
-        if module.__name__.startswith("stigmer.") and getattr(module, "boot_id", None) is before:
-            module.boot_id = boot_id
+    for module in _askers():
+        module.boot_id = lambda: name
     return name
+
+
+@cache
+def _askers() -> list[Any]:
+    """Give the modules that ask for the boot's id."""
+    asked = projector.boot_id
+    return [module for module in list(sys.modules.values()) if getattr(module, "boot_id", None) is asked]
