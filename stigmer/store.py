@@ -746,6 +746,8 @@ def _prepare_directory(directory: str, create: bool) -> None:
                     hint=f"start a daemon, which makes it: stigmer daemon --data-dir {directory}",
                 )
             files.make_directories(directory)
+        elif os.path.isdir(directory):
+            files.sync_name(directory)  # whoever made it may have been killed before its name was durable
         if not os.path.isdir(directory):
             raise DataDirectoryError(directory, "is not a directory", hint="choose another with --data-dir")
         if not create and not os.path.isdir(os.path.join(directory, "log")):

@@ -18,6 +18,9 @@ _BLOCK_BYTES = 512 * 1024
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors that mean "no room", which pass when room is made."""
 
+# A directory above ours may be closed to us, on a file system that is only read, or of a kind that syncs none.
+_NOT_OURS_TO_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
+
 
 def write_at(fd: int, buffers: Iterable[bytes], offset: int) -> int:
     """Write all buffers one behind the other at `offset`; give the offset behind them. Not durable yet."""
@@ -70,9 +73,19 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def make_directories(path: str) -> None:
-    """Make a directory, and the parents that are missing, for us alone; one that is there is left as it is.
+def sync_name(path: str) -> None:
+    """Make the name of a directory durable, where the one above it is ours to sync."""
+    try:
+        sync_directory(os.path.dirname(path) or os.curdir)
+    except OSError as error:
+        if error.errno not in _NOT_OURS_TO_SYNC:
+            raise
 
+
+def make_directories(path: str) -> None:
+    """Make a directory, and the parents that are missing, for us alone, and their names durable.
+
+    One that is there is left as it is, but for its name: whoever made it may have been killed before that was durable.
     Unlike `os.makedirs`, which makes the parents for everybody that the umask lets in.
     """
     try:
@@ -86,6 +99,8 @@ def make_directories(path: str) -> None:
             raise
         make_directories(parent)
         make_directories(path)
+        return
+    sync_name(path)
 
 
 def create(path: str, content: bytes) -> int:

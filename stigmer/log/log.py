@@ -76,7 +76,8 @@ class Log:
         try:
             if not os.path.isdir(directory):
                 os.mkdir(directory, 0o700)
-                files.sync_directory(os.path.dirname(directory))
+            # Also of one that was there: a kill may have come between its making and the sync of its name.
+            files.sync_directory(os.path.dirname(directory))
             segments = recovery.list_segments(directory)
             if not segments:
                 if watermark is not None and watermark.revision:
