@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from checks import check_store
@@ -87,7 +87,6 @@ class Killed:
         self.turn = turn
         self.directory = directory
         self.model = Model(turn, turn.random.getrandbits(32), writers)
-        self.shared = Shared(writers)
         self._open_seconds = 0.02
 
     def child(self, kill_at: int = 0) -> Child:
@@ -99,27 +98,26 @@ class Killed:
         # Small, so that rolls, flushes and the growth of LMDB's map are among what is met.
         options = StoreOptions(segment_bytes=source.choice((4096, 16_384, 65_536)), map_bytes=256 * 1024)
         entries_max = source.choice((5, 50, 500))
-        model, shared = self.model, self.shared
-        shared.clear()
+        model = self.model
 
         def work(channel: Channel) -> None:
-            mark_stages(shared)
+            mark_stages(model.shared)
             config.UNFLUSHED_ENTRIES_MAX = entries_max
             files.os = ShortWrites(source.getrandbits(32), kill_at)  # type: ignore[assignment]
             store = Store.open(self.directory, options)
             channel.send("open")
-            channel.send(report_of(store, model.revision, model.kinds))
-            Writers(store, channel, shared, model.plans, source.getrandbits(32)).start(model.next)
+            channel.send(report_of(store, model))
+            Writers(store, channel, model, source.getrandbits(32)).start(model.next)
             channel.wait()
             store.close()
             channel.send("closed")
 
         return Child(work)
 
-    def cycle(self) -> None:
-        """Open it and kill it, at a time that is chosen at random."""
+    def cycle(self, how: str | None = None) -> None:
+        """Open it and kill it, at a time that is chosen at random: of all, or only `how`."""
         choose, turn = self.turn.random, self.turn
-        how = choose.choices(("opening", "answers", "time", "closing", "writing"), (20, 35, 20, 10, 15))[0]
+        how = how or choose.choices(("opening", "answers", "time", "closing", "writing"), (20, 35, 20, 10, 15))[0]
         started = time.monotonic()
         with self.child(choose.randint(1, 40) if how == "writing" else 0) as child:
             messages: list[Any] = []
@@ -160,24 +158,23 @@ class Killed:
     def count_kill(self) -> None:
         """Count what a kill has met."""
         self.turn.count("kills")
-        for stage in self.shared.stages():
+        for stage in self.model.shared.stages():
             self.turn.count(f"kills while {stage}")
 
     def note_end(self) -> None:
         """Take note that the child is gone."""
-        under_way = self.model.note_end(self.shared)
+        under_way = self.model.note_end()
         self.turn.count("commits under way", under_way)
         self.turn.count("kills inside a commit", under_way > 0)
 
     def finish(self) -> None:
         """Open it a last time, send again what was not answered, check all of it, and close it; then it is clean."""
-        model, shared = self.model, self.shared
-        shared.clear()
+        model = self.model
 
         def work(channel: Channel) -> None:
             with Store.open(self.directory) as store:
-                channel.send(report_of(store, model.revision, model.kinds))
-                writers = Writers(store, channel, shared, model.plans, 0)
+                channel.send(report_of(store, model))
+                writers = Writers(store, channel, model)
                 writers.start(model.next, model.next)
                 writers.join()
                 check_store(store)
@@ -185,12 +182,11 @@ class Killed:
         def look(channel: Channel) -> None:
             with Store.open(self.directory) as store:
                 assert store.recovery == (), f"after a clean end: {store.recovery}"
-                channel.send(report_of(store, model.revision, model.kinds))
+                channel.send(report_of(store, model))
 
         self.take(in_child(work))
         self.note_end()
         self.take(in_child(look))
-        self.shared.close()
 
 
 def _is_ack(message: object) -> bool:

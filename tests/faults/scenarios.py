@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from faults import kills
+from faults import kills, recoveries, system_calls
 from faults.scenario import Scenario
 
-ALL: tuple[Scenario, ...] = (kills.KILLS,)
+ALL: tuple[Scenario, ...] = (
+    kills.KILLS,
+    system_calls.SWEEPS,
+    recoveries.RECOVERIES,
+)
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}

@@ -163,25 +163,22 @@ class Shared:
         """Begin with the next child."""
         self._memory[:] = bytes(len(self._memory))
 
-    def close(self) -> None:
-        """Let go of the memory."""
-        self._memory.close()
 
-
-def report_of(store: Store, after: int, kinds: Sequence[str]) -> Report:
-    """Say what a store shows."""
-    events = list(store.tail(after, follow=False))
-    return Report(events, store.status().revision, dict(state_of(store, {*kinds})), store.count(), store.recovery)
+def report_of(store: Store, model: Model, after: int | None = None) -> Report:
+    """Say what a store shows, of the log what the model has not looked at, or what comes after a revision."""
+    events = list(store.tail(model.revision if after is None else after, follow=False))
+    state = dict(state_of(store, set(model.kinds)))
+    return Report(events, store.status().revision, state, store.count(), store.recovery)
 
 
 class Writers:
     """Threads that carry out plans on a store, with a follower beside them."""
 
-    def __init__(self, store: Store, channel: Channel, shared: Shared, plans: Sequence[Plan], seed: int) -> None:
+    def __init__(self, store: Store, channel: Channel, model: Model, seed: int = 0) -> None:
         self._store = store
         self._channel = channel
-        self._shared = shared
-        self._plans = plans
+        self._shared = model.shared
+        self._plans = model.plans
         self._seed = seed
         self._floor = 0
         self._threads: list[threading.Thread] = []
@@ -205,7 +202,7 @@ class Writers:
         choose = random.Random(f"{self._seed} {writer} {number}")
         try:
             while last is None or number <= last:
-                self._take(writer, number)
+                self.take(writer, number)
                 if choose.random() < 0.25:
                     self._read(choose.choice(_SHARED_IDS))
                 number += 1
@@ -214,7 +211,8 @@ class Writers:
         except BaseException as error:
             self._channel.broken(error)
 
-    def _take(self, writer: int, number: int) -> None:
+    def take(self, writer: int, number: int) -> None:
+        """Have a writer take a step, on this thread; tell the parent of the answer."""
         step = self._plans[writer].step(number)
         floor = self._floor
         self._shared.begin(writer, number)
@@ -281,6 +279,7 @@ class Model:
         """The step that each writer takes next: the first that is not answered and not given up."""
         self.revision = 0
         """The last one that was looked at after a crash."""
+        self.shared = Shared(writers)
         self._begun = [0] * writers
         self._applied: list[dict[int, tuple[int, int]]] = [{} for _ in self.plans]
         self._last_applied = [0] * writers
@@ -288,6 +287,16 @@ class Model:
         self._digests: list[int] = []
         self._acks: list[Ack] = []
         self._seen: list[Seen] = []
+
+    def copy(self) -> Model:
+        """Give a model that begins as this one is, and has no part in what happens to it."""
+        twin = Model(self._turn, 0, 0)
+        twin.plans, twin.kinds, twin.shared = self.plans, self.kinds, Shared(len(self.plans))
+        twin.next, twin.revision, twin._begun = [*self.next], self.revision, [*self._begun]
+        twin._applied, twin._last_applied = [{**applied} for applied in self._applied], [*self._last_applied]
+        twin._state, twin._digests = {**self._state}, [*self._digests]
+        twin._acks, twin._seen = [*self._acks], [*self._seen]
+        return twin
 
     def note(self, messages: Sequence[Any]) -> None:
         """Take what a child has sent, and compare what it has reported with what must be."""
@@ -303,17 +312,21 @@ class Model:
             elif isinstance(message, Report):
                 self._check(message)
 
-    def note_end(self, shared: Shared) -> int:
-        """Take note that the child is gone; give how many commits were under way."""
+    def note_end(self) -> int:
+        """Take note that the child is gone, and get ready for the next; give how many commits were under way."""
         under_way = 0
         for writer, plan in enumerate(self.plans):
-            begun = shared.begun(writer)
+            begun = self.shared.begun(writer)
             self._begun[writer] = max(self._begun[writer], begun)
             if begun == self.next[writer]:
                 under_way += 1
                 if not plan.step(begun).request_id:
                     self.next[writer] += 1  # it may have been carried out, so it must not be sent again
+        self.shared.clear()
         return under_way
+
+    def _is_begun(self, writer: int, number: int) -> bool:
+        return number <= max(self._begun[writer], self.shared.begun(writer))
 
     def _check(self, report: Report) -> None:
         require = self._turn.require
@@ -348,7 +361,7 @@ class Model:
         writer, number = self._step_of(events[at])
         require = self._turn.require
         require(self._last_applied[writer] < number, "a commit is there twice", writer=writer, number=number)
-        require(number <= self._begun[writer], "a commit is there that was not sent", writer=writer, number=number)
+        require(self._is_begun(writer, number), "a commit is there that was not sent", writer=writer, number=number)
         changes = [_parts(change) for change in self.plans[writer].step(number).changes]
         if not changes:
             value, _ = self._state.get((SHARED, _COUNTER), (b"0", 0))
