@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from checks import check_store
@@ -89,10 +89,11 @@ class Killed:
         self.model = Model(turn, turn.random.getrandbits(32), writers)
         self._open_seconds = 0.02
 
-    def child(self, kill_at: int = 0) -> Child:
+    def child(self, kill_at: int = 0, enter: Callable[[Channel], Channel] | None = None) -> Child:
         """Start a process that opens the store, reports, and has writers go on until it is told to close.
 
-        With `kill_at` it kills itself behind that write to the log, or to what it makes before.
+        With `kill_at` it kills itself behind that write to the log, or to what it makes before. `enter` is called there
+        first of all, and may give another channel.
         """
         source = random.Random(self.turn.random.getrandbits(32))
         # Small, so that rolls, flushes and the growth of LMDB's map are among what is met.
@@ -101,6 +102,8 @@ class Killed:
         model = self.model
 
         def work(channel: Channel) -> None:
+            if enter is not None:
+                channel = enter(channel)
             mark_stages(model.shared)
             config.UNFLUSHED_ENTRIES_MAX = entries_max
             files.os = ShortWrites(source.getrandbits(32), kill_at)  # type: ignore[assignment]

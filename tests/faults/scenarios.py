@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from faults import kills, recoveries, system_calls
+from faults import kills, out_of_memory, recoveries, system_calls
 from faults.scenario import Scenario
 
 ALL: tuple[Scenario, ...] = (
     kills.KILLS,
     system_calls.SWEEPS,
     recoveries.RECOVERIES,
+    out_of_memory.OUT_OF_MEMORY,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}

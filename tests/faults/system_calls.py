@@ -1,4 +1,4 @@
-"""Rows A2 and C7: kill -9 at every system call of a start, a commit, a roll, a flush, a rebuild, a recovery, a close."""
+"""Rows A2 and C7: kill -9 at every system call of starts, commits, rolls, flushes, rebuilds, recoveries, closes."""
 
 from __future__ import annotations
 
@@ -173,28 +173,29 @@ def _sweep(turn: Turn, situation: Situation, *, every: bool) -> None:
     model = Model(turn, turn.random.getrandbits(32), 1)
     _prepare(situation, Subject(base, model))
     kill_at = 1
-    while True:
-        copy = turn.directory / "data"
-        if base.exists():
-            shutil.copytree(base, copy)
-        subject = Subject(copy, model.copy())
-        end = tracing.run(lambda channel, begin: situation.work(subject, channel, begin), kill_at, every=every)
-        where = f"{situation.name}, at call {kill_at} ({end.killed_at})"
-        turn.require(end.status == (-9 if end.killed_at else 0), f"{where}: it ended by itself", status=end.status)
-        subject.model.note(end.messages)
-        subject.model.note_end()
-        try:
-            _look(turn, subject, whole=kill_at % _CHECK_EVERY == 1)
-        except Failed as error:
-            raise Failed(f"{where}: {error}") from error
-        shutil.rmtree(copy)
-        if not end.killed_at:
-            break
-        turn.count("kills at a system call")
-        turn.count(f"kills in {situation.name}")
+    while _kill(turn, situation, Subject(turn.directory / "data", model.copy()), base, kill_at, every=every):
         kill_at += 1
     turn.count("sweeps")
     shutil.rmtree(base, ignore_errors=True)
+
+
+def _kill(turn: Turn, situation: Situation, subject: Subject, base: Path, kill_at: int, *, every: bool) -> bool:
+    """Kill a copy of the store at one call; False if there are not so many."""
+    if base.exists():
+        shutil.copytree(base, subject.directory)
+    end = tracing.run(lambda channel, begin: situation.work(subject, channel, begin), kill_at, every=every)
+    where = f"{situation.name}, at call {kill_at} ({end.killed_at or 'not reached'})"
+    turn.require(end.status == (-9 if end.killed_at else 0), f"{where}: it ended by itself", status=end.status)
+    subject.model.note(end.messages)
+    subject.model.note_end()
+    try:
+        _look(turn, subject, whole=kill_at % _CHECK_EVERY == 1)
+    except Failed as error:
+        raise Failed(f"{where}: {error}") from error
+    shutil.rmtree(subject.directory)
+    turn.count("kills at a system call", bool(end.killed_at))
+    turn.count(f"kills in {situation.name}", bool(end.killed_at))
+    return bool(end.killed_at)
 
 
 def _prepare(situation: Situation, subject: Subject) -> None:

@@ -1,9 +1,9 @@
 """Kills a forked child at its Nth system call: every one, in whatever thread, or only those that change files.
 
-The child lets itself be traced (ptrace), and at the moment that matters puts a filter before its system calls (seccomp),
-so that only the calls that count stop it, each once, before it is carried out. Unlike strace, which counts for each
-thread and each kind of call apart, this counts all calls of the process in their order, and costs nothing to start: so
-N can go through all of them.
+The child lets itself be traced (ptrace), and at the moment that matters puts a filter before its system calls
+(seccomp), so that only the calls that count stop it, each once, before it is carried out. Unlike strace, which counts
+for each thread and each kind of call apart, this counts all calls of the process in their order, and costs nothing to
+start: so N can go through all of them.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ What each writer does is a function of a seed (`Plan`), so both processes know i
 (`Model`) folds, in the parent, what must be there, from the plans and the answers alone; the child that opened the
 store tells what is there: the log since the last time, and what the views show.
 
-What is held: every acknowledged commit is in the log once, whole, at the revisions of its answer; one whose outcome is
-unknown is there once or not at all, and is sent again with the same request id; nothing else is there; the views are the
-fold of it; revisions agree with real time; whatever a reader or follower saw stays.
+What is held: every acknowledged commit is in the log once, whole, at the revisions of its answer; one whose outcome
+is unknown is there once or not at all, and is sent again with the same request id; nothing else is there; the views are
+the fold of it; revisions agree with real time; whatever a reader or follower saw stays.
 """
 
 from __future__ import annotations
