@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import kills, out_of_memory, recoveries, system_calls
+from faults import kills, out_of_memory, recoveries, stops, system_calls
 from faults.scenario import Scenario
 
 ALL: tuple[Scenario, ...] = (
@@ -10,6 +10,8 @@ ALL: tuple[Scenario, ...] = (
     system_calls.SWEEPS,
     recoveries.RECOVERIES,
     out_of_memory.OUT_OF_MEMORY,
+    stops.STOPS,
+    stops.PAUSES,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
