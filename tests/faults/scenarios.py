@@ -10,6 +10,16 @@ ALL: tuple[Scenario, ...] = (
     lost_writes.LOST_WRITES,
     damage.FLIPS,
     damage.REGIONS,
+from faults import kills, out_of_memory, recoveries, stops, system_calls
+from faults.scenario import Scenario
+
+ALL: tuple[Scenario, ...] = (
+    kills.KILLS,
+    system_calls.SWEEPS,
+    recoveries.RECOVERIES,
+    out_of_memory.OUT_OF_MEMORY,
+    stops.STOPS,
+    stops.PAUSES,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}

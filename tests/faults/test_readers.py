@@ -1,0 +1,49 @@
+"""Row C4: what killed readers leave behind in LMDB."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from faults.children import Channel, Child
+from stigmer.store import Store
+
+_READERS = 200
+_ROUNDS = 30
+
+
+def test_readers_that_were_killed_hold_nothing_back(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Their slots are free after the next open, and the pages they looked at are used again."""
+
+    def read(channel: Channel) -> None:
+        store = Store.open(tmp_path)
+        _write(store)
+        environment = store._writer.projector.environment
+        held = [environment.begin() for _ in range(_READERS)]
+        channel.send(store.status().views_readers)
+        channel.wait()
+        os._exit(len(held))
+
+    with Child(read) as child:
+        assert child.receive() == [_READERS]
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    with Store.open(tmp_path) as store:
+        assert store.status().views_readers <= 1
+        _write(store)
+        size_bytes = store.status().views_bytes
+        for _ in range(_ROUNDS):
+            _write(store)
+        assert store.status().views_bytes < 2 * size_bytes
+    record_property("tally", {"readers killed": _READERS})
+
+
+def _write(store: Store) -> None:
+    """Write every row anew."""
+    for number in range(20):
+        store.save("note", f"n{number}", os.urandom(4096))
+    store._writer.flush()
