@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from faults import linearizable
 from faults.scenario import Scenario
 
-ALL: tuple[Scenario, ...] = ()
+ALL: tuple[Scenario, ...] = (linearizable.EMBEDDED,)
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
