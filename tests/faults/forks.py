@@ -7,6 +7,7 @@ is in those that it forks, too.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -18,6 +19,8 @@ from types import TracebackType
 
 from stigmer.config import StoreOptions
 from stigmer.daemon.lifecycle import DaemonOptions, Started, run_daemon
+
+_PR_SET_PDEATHSIG = 1
 
 Tell = Callable[[bytes], None]
 """Sends a line, without its end, to the process that forked this one."""
@@ -36,6 +39,7 @@ class Forked:
             status = 1
             try:
                 os.close(self._reader)
+                _end_with_parent()
                 work(lambda line: _write_line(writer, line))
                 status = 0
             except BaseException:
@@ -128,6 +132,12 @@ def warm_up() -> None:
     import stigmer.resources.verbs
     import stigmer.store
     import stigmer.vault  # noqa: F401
+
+
+def _end_with_parent() -> None:
+    """Have the system kill this process when the one that forked it is gone, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _write_line(fd: int, line: bytes) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,23 +23,24 @@ from faults.bugs import bug
 from faults.forks import Forked, Tell
 from faults.history import Acked, Change, Commit, Found, Key, Operation, Read, Refused, Seen, Write
 from faults.journal import Full, Journal, Lane
-from faults.scenario import Scenario, Tally, Turn
+from faults.scenario import Scenario, Turn
 from faults.unsynced import Unsynced
 from stigmer import config
 from stigmer.config import StoreOptions
 from stigmer.decision import Decision, Ticket
-from stigmer.errors import Closed, Conflict, NotFound
-from stigmer.model import Committed, Event, Resource
+from stigmer.errors import Conflict, NotFound
+from stigmer.model import Resource
 from stigmer.store import Store
 from stigmer.views.projector import Projector
 from stigmer.views.requests import Requests
-from stigmer.views.view import FoldCommit
+from stigmer.views.snapshot import Snapshot
+from stigmer.views.view import Databases, FoldCommit, Transaction
 from stigmer.writer import Writer
 
 KINDS = ("alpha", "beta", "gamma")
 IDS = tuple(f"id-{number}" for number in range(7))
-THREADS_MAX = 10
-OPERATIONS_PER_LIFE_MAX = 4_000
+THREADS_MAX = 12
+OPERATIONS_PER_LIFE_MAX = 5_000
 LANE_BYTES = 4 << 20
 REMEMBERED = 16
 
@@ -52,7 +54,7 @@ def value_of(name: bytes, size: int) -> bytes:
 
 def abridged(value: bytes) -> bytes:
     """Give a value without its filler; one that was not saved so, as it is."""
-    name, size, rest = (value.split(b" ", 2) + [b"", b""])[:3]
+    name, size, rest = [*value.split(b" ", 2), b"", b""][:3]
     return b"%s %s" % (name, size) if size.isdigit() and rest == _FILLER[: int(size)] else value
 
 
@@ -166,13 +168,13 @@ class Client:
     def step(self) -> None:
         """Do something. Raises `Closed` and `Full`."""
         what = self._mix.chance.random()
-        if what < 0.40:
+        if what < 0.58:
             self._get()
-        elif what < 0.48:
-            self._get_many()
-        elif what < 0.58:
-            self._list()
         elif what < 0.64:
+            self._get_many()
+        elif what < 0.70:
+            self._list()
+        elif what < 0.75:
             self._last()
         else:
             self.write(*self._mix.request())
@@ -225,7 +227,7 @@ class Client:
 
     def _last(self) -> None:
         begun_ns = time.monotonic_ns()
-        revision = self._store.horizon.revision
+        revision = self._store.visible_revision
         self._lane.append(_encode(Seen(begun_ns, time.monotonic_ns(), revision, True)))
 
 
@@ -237,8 +239,10 @@ def live(
     With SIGTERM they end, and the store is closed. `again` are requests of earlier lives.
     """
     ending, done = threading.Event(), threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: ending.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     chance = random.Random(seed)
+    # Short, so that the writer need not wait for readers, who wait for nothing; and so that they meet everywhere.
+    sys.setswitchinterval(chance.choice((0.00002, 0.0001, 0.0005)))
     # Small, so that flushes fall among the operations.
     config.UNFLUSHED_ENTRIES_MAX = chance.choice((20, 100, 1_000))
     config.LIST_UNFLUSHED_MAX = chance.choice((10, 1_000))
@@ -271,7 +275,8 @@ def live(
             tell(b"replayed")
         done.wait()
         tell(b"done")
-        ending.wait()
+        signal.sigwait({signal.SIGTERM})
+        ending.set()
         for thread in threads:
             thread.join()
 
@@ -289,7 +294,7 @@ class Lives:
     def lead(self, number: int, quota: int) -> None:
         """Lead one life."""
         turn, chance = self._turn, self._turn.random
-        threads = chance.randint(2, THREADS_MAX)
+        threads = chance.randint(3, THREADS_MAX)
         options = StoreOptions(segment_bytes=chance.choice((16, 64, 256)) * config.KIB)
         journal = Journal(threads, LANE_BYTES)
         seed = f"{turn.seed}.{number}"
@@ -396,3 +401,79 @@ EMBEDDED = Scenario(
     ),
     run=embedded,
 )
+
+
+@bug(
+    "answer before the fold",
+    "A writer is answered once its commit is durable, but before readers see it.",
+    scenario="linearizable",
+    amount=8_000,
+)
+def answer_before_the_fold() -> None:
+    """Answer the accepted commits of a group first, and those that are left in the end."""
+    decide, fold, answer = Writer._decide, Writer._fold, Writer._answer
+    decided: list[Decision] = []
+    answered: set[int] = set()
+
+    def deciding(self: Writer, group: list[Ticket]) -> Decision:
+        decided[:] = [decide(self, group)]
+        return decided[0]
+
+    def folding(self: Writer, commits: list[FoldCommit]) -> bool:
+        accepted = decided[0].accepted if decided else []
+        answer(self, accepted)
+        answered.update(map(id, accepted))
+        return fold(self, commits)
+
+    def answering(self: Writer, tickets: Iterable[Ticket]) -> None:
+        answer(self, [ticket for ticket in tickets if id(ticket) not in answered])
+        answered.clear()
+
+    Writer._decide, Writer._fold, Writer._answer = deciding, folding, answering  # type: ignore[method-assign]
+
+
+@bug(
+    "half a commit is visible",
+    "The events of a commit are folded one after the other.",
+    scenario="linearizable",
+    amount=8_000,
+)
+def half_a_commit_is_visible() -> None:
+    """Fold each event as if it were a commit."""
+    fold = Projector.fold
+
+    def folding(self: Projector, commits: Sequence[FoldCommit]) -> None:
+        for commit in commits:
+            for change in commit.changes:
+                one = commit._replace(first_revision=change.revision, last_revision=change.revision, changes=[change])
+                fold(self, [one])
+
+    Projector.fold = folding  # type: ignore[method-assign]
+
+
+@bug(
+    "memory is forgotten before the flush",
+    "Readers look into LMDB for what its transaction has not committed yet.",
+    scenario="linearizable",
+    amount=8_000,
+)
+def memory_is_forgotten_before_the_flush() -> None:
+    """Forget inside the transaction."""
+    flush = Snapshot.flush
+
+    def flushing(self: Snapshot, transaction: Transaction, databases: Databases) -> None:
+        flush(self, transaction, databases)
+        self.forget()
+
+    Snapshot.flush = flushing  # type: ignore[method-assign]
+
+
+@bug(
+    "a repeat is made again",
+    "Request ids are forgotten: what is sent again with the same one is applied again.",
+    scenario="linearizable",
+    amount=4_000,
+)
+def a_repeat_is_made_again() -> None:
+    """Know no request of an earlier group."""
+    Requests.committed = lambda self, lookup, request_id: None  # type: ignore[method-assign]
