@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from faults import linearizable
+from faults import linearizable, tails
 from faults.scenario import Scenario
 
-ALL: tuple[Scenario, ...] = (linearizable.EMBEDDED,)
+ALL: tuple[Scenario, ...] = (
+    linearizable.EMBEDDED,
+    tails.TAILS,
+)
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
