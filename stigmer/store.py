@@ -4,7 +4,7 @@ Owns the life of the parts - lock, log, views, writer - and the answers to reads
 bytes in `log`, the rows in `views`. The clients in `stigmer.client` have the same methods.
 
 Invariants: the lock is taken before anything is read and let go after everything is closed; a read sees one moment,
-at or before the horizon; what a page or a row says was verified when it was read.
+all of which is as durable as the store was asked to make it; what a page or a row says was verified when it was read.
 """
 
 from __future__ import annotations
@@ -483,14 +483,14 @@ class Store:
         """
         self._check_process()
         self.check_tail(after, kinds, prefix)
-        return self._tail(after, frozenset(kinds or ()), prefix, None if follow else self.horizon.revision)
+        return self._tail(after, frozenset(kinds or ()), prefix, None if follow else self.visible_revision)
 
     def check_tail(self, after: int, kinds: Collection[str] | None, prefix: str | None) -> None:
         """Raise `InvalidArgument` unless a tail could be started so."""
         for kind in kinds or ():
             names.check_kind(kind, "kinds")
         names.check_prefix(prefix or "")
-        last = self.horizon.revision
+        last = self.visible_revision
         if not 0 <= after <= last:
             raise InvalidArgument(
                 "after",
@@ -525,6 +525,14 @@ class Store:
     # --- a look inside -----------------------------------------------------------------------------------
 
     @property
+    def visible_revision(self) -> int:
+        """The last revision that reads show: no read has shown more, and one that begins now shows no less.
+
+        The horizon, up to which followers are served, comes a moment later.
+        """
+        return self._writer.projector.visible_revision
+
+    @property
     def failure(self) -> StigmerError | None:
         """Why the store takes no more writes, once its storage has failed."""
         return self._writer.failure
@@ -541,7 +549,7 @@ class Store:
             pid=os.getpid(),
             started_at_ns=self._started_at_ns,
             durability=self.options.durability.value,
-            revision=self.horizon.revision,
+            revision=self.visible_revision,
             segments=len(self._log.segments()),
             log_bytes=self._log.size,
             log_saved_bytes=self._log.saved_bytes,
@@ -560,8 +568,9 @@ class Store:
 
     def frame(self, revision: int) -> FrameInfo:
         """Describe the frame that holds a revision. Raises `NotFound`."""
-        if revision > self.horizon.revision:
-            raise NotFound("revision", str(revision), hint=f"the last one is {self.horizon.revision}")
+        last = self.visible_revision
+        if revision > last:
+            raise NotFound("revision", str(revision), hint=f"the last one is {last}")
         return self._log.frame(revision)
 
     def replay(self, progress: ProgressCallback | None = None) -> FoldReport:

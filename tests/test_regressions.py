@@ -114,6 +114,31 @@ def test_follower_that_raises_does_not_turn_an_answer_round(store: Store) -> Non
     assert store.failure is None
 
 
+def test_what_a_get_shows_is_there_for_whoever_asks_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Get shows a commit a moment before the horizon moves; who goes on from it is not told that it is not there."""
+    folded, go_on = threading.Event(), threading.Event()
+    publish = store._writer._publish
+
+    def late(group: list[Ticket]) -> None:
+        folded.set()
+        assert go_on.wait(60)
+        publish(group)
+
+    monkeypatch.setattr(store._writer, "_publish", late)
+    saving = threading.Thread(target=lambda: store.save("note", "n1", b"v"))
+    saving.start()
+    try:
+        assert folded.wait(60)
+        seen = store.get("note", "n1").revision
+        assert store.status().revision == seen
+        assert [event.revision for event in store.tail(0, follow=False)] == [seen]
+        assert list(store.tail(seen, follow=False)) == []
+        assert store.frame(seen).first_revision == seen
+    finally:
+        go_on.set()
+        saving.join()
+
+
 def test_failed_store_does_not_gather_tracebacks(directory: Path) -> None:
     store = Store.open(directory, SMALL)
     store._writer.fail(StorageFailed("here", "write", "no"))

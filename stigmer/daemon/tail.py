@@ -67,7 +67,7 @@ class Tails:
         self.count += 1
         try:
             self._store.check_tail(request.after, request.kinds, request.prefix)
-            last = self._store.horizon.revision
+            last = self._store.visible_revision
             await context.send_initial_metadata(((wire.STORE_ID_KEY, self._store_id),))
             await self._follow(_Reader(self._store, request, self._readers), None if request.follow else last, context)
         finally:

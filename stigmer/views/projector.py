@@ -71,6 +71,13 @@ class Projector:
     # --- folding and flushing ----------------------------------------------------------------------------
 
     @property
+    def visible_revision(self) -> int:
+        """The last revision that readers see: no read has shown more, and one that begins now shows no less."""
+        # Not the checkpoint alone: a Get takes no lock, and may find the new memory before a fold has moved that.
+        with self._moment:
+            return self.checkpoint
+
+    @property
     def is_full(self) -> bool:
         """Whether memory holds so much that it should be flushed before more is folded."""
         return (

@@ -20,6 +20,12 @@ ALL: tuple[Scenario, ...] = (
     out_of_memory.OUT_OF_MEMORY,
     stops.STOPS,
     stops.PAUSES,
+from faults import linearizable, tails
+from faults.scenario import Scenario
+
+ALL: tuple[Scenario, ...] = (
+    linearizable.EMBEDDED,
+    tails.TAILS,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
