@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from faults import owners
 from faults.scenario import Scenario
 
-ALL: tuple[Scenario, ...] = ()
+ALL: tuple[Scenario, ...] = (owners.SCENARIO,)
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
