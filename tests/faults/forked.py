@@ -5,12 +5,14 @@ gRPC does not survive a fork. So the process that forks makes no call with it, a
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 
 import msgspec
@@ -20,11 +22,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import stigmer.artifacts
 import stigmer.daemon.access
+import stigmer.daemon.permissions
 import stigmer.daemon.server
 import stigmer.resources.verbs
 import stigmer.vault  # noqa: F401
+from stigmer.daemon import lifecycle
 from stigmer.daemon.lifecycle import DaemonOptions, Started, run_daemon
 from stigmer.errors import LogLocked, StigmerError
+from stigmer.resources.methods import all_methods
 from stigmer.store import Store
 
 
@@ -58,6 +63,7 @@ class Forked:
     def __init__(self, run: Run, prepare: Callable[[], None] = lambda: None) -> None:
         """Fork and run this, behind `prepare`; a `StigmerError` that it raises is reported."""
         assert threading.active_count() == 1, "threads do not survive a fork"
+        _prepare()
         self._reports, write_end = os.pipe()
         self._status: int | None = None
         self._report: Report | None = None
@@ -131,6 +137,15 @@ def an_embedded_store(data_dir: str) -> Run:
             signal.sigwait([signal.SIGTERM])
 
     return run
+
+
+@cache
+def _prepare() -> None:
+    """Import what a daemon imports only as it begins to serve, and leave all of it out of its collections."""
+    lifecycle._fast_loop()
+    all_methods()
+    gc.collect()
+    gc.freeze()
 
 
 def _run_to_end(run: Run, prepare: Callable[[], None], write_end: int) -> None:
