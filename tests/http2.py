@@ -92,17 +92,26 @@ class Connection:
 
     def __init__(self, address: str, timeout: float = 20) -> None:
         self.socket = connected(address, timeout)
+        if self.socket.family != socket.AF_UNIX:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(PREFACE + frame(SETTINGS))
         self._frames = _frames(self.socket)
         self._next_stream = 1
 
-    def begin(self, path: str, *bodies: bytes, ends: bool = True, cut: int | None = None) -> int:
+    def begin(
+        self,
+        path: str,
+        *bodies: bytes,
+        ends: bool = True,
+        cut: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> int:
         """Begin a call with these messages, of which only the first `cut` bytes are sent; give its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         data = b"".join(map(message, bodies))
         is_whole = cut is None or cut >= len(data)
         data = data if cut is None else data[:cut]
-        sent = frame(HEADERS, request_headers(path), stream, _END_HEADERS)
+        sent = frame(HEADERS, request_headers(path, *headers), stream, _END_HEADERS)
         sent += frame(DATA, data, stream, _END_STREAM if ends and is_whole else 0)
         self.socket.sendall(sent)
         return stream
