@@ -94,7 +94,8 @@ class Connection:
         self.socket = connected(address, timeout)
         if self.socket.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall(PREFACE + frame(SETTINGS))
+        # Each call may send no more than what is read of it; together they may, so that none waits for another.
+        self.socket.sendall(PREFACE + frame(SETTINGS) + frame(WINDOW_UPDATE, struct.pack(">I", 2**30)))
         self._frames = _frames(self.socket)
         self._next_stream = 1
 
