@@ -73,7 +73,8 @@ def take(data_directory: str, command: str) -> Lock:
     except OSError as error:
         os.close(fd)
         holder = owner(data_directory)
-        if holder is None:
+        # Who has just taken it may not have written so yet: then what is there is of an owner before.
+        if holder is None or not is_alive(holder.pid):
             raise LogLocked(data_directory, None, None, None) from error
         raise LogLocked(data_directory, holder.pid, _when(holder.since), holder.command) from error
     me = msgspec.json.encode(Owner(os.getpid(), datetime.now(UTC).replace(microsecond=0), command)) + b"\n"
@@ -109,6 +110,17 @@ def is_held(data_directory: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether there is a process of that number now."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # alive, and another user's
+    return True
 
 
 def _when(since: datetime) -> str:

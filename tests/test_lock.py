@@ -74,6 +74,19 @@ def test_unreadable_owner_does_not_matter(tmp_path: Path, content: bytes) -> Non
     held.release()
 
 
+def test_owner_that_has_not_signed_yet_is_not_confused_with_the_one_before(tmp_path: Path) -> None:
+    """Between taking the lock and writing so, the file still names who had it before, and was killed."""
+    with holder(tmp_path) as killed:
+        killed.send_signal(signal.SIGKILL)
+    content = (tmp_path / "LOCK").read_bytes()
+    held = lock.take(str(tmp_path), "the next")
+    (tmp_path / "LOCK").write_bytes(content)
+    with pytest.raises(LogLocked, match="is in use by another process") as caught:
+        lock.take(str(tmp_path), "second")
+    assert caught.value.pid is None
+    held.release()
+
+
 def test_place_that_cannot_hold_a_lock_is_refused(tmp_path: Path) -> None:
     """A LOCK that is a directory or a link, or a directory that is missing, is an error of the data directory."""
     (tmp_path / "a" / "LOCK").mkdir(parents=True)

@@ -8,10 +8,14 @@ bind" without the reason.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from stigmer import wire
@@ -19,6 +23,9 @@ from stigmer.errors import AddressInUse, InvalidArgument
 from stigmer.wire import Address
 
 _PROBE_SECONDS = 1.0
+_BINDING_SECONDS_MAX = 2.0
+"""A daemon that takes a socket does so in milliseconds, or a probe later."""
+_BINDING_RETRY_SECONDS = 0.005
 
 RUN_DIRECTORY = "run"
 """Of the data directory."""
@@ -60,11 +67,45 @@ def own_socket(data_dir: str) -> Address | None:
     return Address("", 0, path)
 
 
-def prepare_socket(path: str) -> None:
-    """Make room for a socket: a stale one, on which nobody answers, is removed.
+@contextmanager
+def room_for_socket(path: str) -> Iterator[None]:
+    """Make room for a socket, and keep it until the block, which binds it, is done: a stale one is removed.
 
-    Raises `AddressInUse` where somebody answers, and `InvalidArgument` where something else is in the way.
+    Another daemon that looks in between would find nothing, or a socket on which nobody answers yet, and take
+    the place, too. Raises `AddressInUse` where somebody answers, and `InvalidArgument` where something else is there.
     """
+    fd = _lock_directory(os.path.dirname(path))
+    try:
+        _make_room(path)
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _lock_directory(directory: str) -> int | None:
+    """Lock a directory and give the descriptor that holds the lock; None where that cannot be.
+
+    Whoever may read the directory may lock it, so we do not wait for ever, and do without.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    deadline = time.monotonic() + _BINDING_SECONDS_MAX
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except OSError as error:
+            # Only a lock that is waited for without an end can be waited for without a look now and then.
+            if error.errno != errno.EWOULDBLOCK or time.monotonic() > deadline:
+                os.close(fd)
+                return None
+            time.sleep(_BINDING_RETRY_SECONDS)
+
+
+def _make_room(path: str) -> None:
     try:
         found = os.lstat(path)
     except FileNotFoundError:

@@ -49,7 +49,7 @@ def read_owner(data_dir: str) -> lock.Owner | None:
     """Give the process that owns a data directory now, a daemon or a program that embeds the store; None: nobody."""
     owner = lock.owner(data_dir)
     # First the process, then the lock: to try a lock that is free is to hold it for a moment.
-    if owner is None or not _is_alive(owner.pid) or not lock.is_held(data_dir):
+    if owner is None or not lock.is_alive(owner.pid) or not lock.is_held(data_dir):
         return None
     return owner
 
@@ -83,13 +83,3 @@ def wait_until_free(data_dir: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # alive, and another user's
-    return True

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ign
 from stigmer import config, wire
 from stigmer.config import Limits
 from stigmer.daemon.access import Access
-from stigmer.daemon.addresses import explain_failure, parse_listen, prepare_socket
+from stigmer.daemon.addresses import explain_failure, parse_listen, room_for_socket
 from stigmer.daemon.admin_service import AdminService
 from stigmer.daemon.commit_queue import CommitQueue
 from stigmer.daemon.handlers import handler_of
@@ -147,16 +147,16 @@ class Server:
             except RuntimeError as error:
                 raise explain_failure(address) from error
             return str(Address(address.host, port, ""))
-        prepare_socket(address.path)
-        # The mask holds for the whole process, for a moment: what else is created then is closed to others, too.
-        mask = os.umask(0o177)
-        try:
-            self._local.add_insecure_port(str(address))
-        except RuntimeError as error:
-            raise explain_failure(address) from error
-        finally:
-            os.umask(mask)
-        self._sockets.append((address.path, os.lstat(address.path).st_ino))
+        with room_for_socket(address.path):
+            # The mask holds for the whole process, for a moment: what else is created then is closed to others, too.
+            mask = os.umask(0o177)
+            try:
+                self._local.add_insecure_port(str(address))
+            except RuntimeError as error:
+                raise explain_failure(address) from error
+            finally:
+                os.umask(mask)
+            self._sockets.append((address.path, os.lstat(address.path).st_ino))
         return str(address)
 
     def _bind_own_socket(self, address: Address) -> None:

@@ -18,6 +18,7 @@ from daemon.support import ANY_PORT, PROGRAM, DaemonProcess, DidNotStart
 from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.daemon import lifecycle
+from stigmer.daemon.addresses import room_for_socket
 from stigmer.daemon.info import DaemonInfo, read_owner, write_daemon_info
 from stigmer.daemon.lifecycle import DaemonOptions, read_daemon_info, start_detached, stop_daemon
 from stigmer.errors import (
@@ -142,6 +143,32 @@ def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
     assert path.exists()
     with DaemonProcess(tmp_path / "data", f"unix:{path}") as second, connect(second.address) as client:
         assert client.status().pid == second.pid
+
+
+def test_a_socket_that_another_is_about_to_take(tmp_path: Path) -> None:
+    """Two that find no socket in the same moment do not both make it: one waits until the other has."""
+    path = str(tmp_path / "s")
+    refused: list[AddressInUse] = []
+    looking = threading.Event()
+
+    def take_too() -> None:
+        looking.set()
+        try:
+            with room_for_socket(path):
+                pass
+        except AddressInUse as error:
+            refused.append(error)
+
+    second = threading.Thread(target=take_too)
+    with socket.socket(socket.AF_UNIX) as first:
+        with room_for_socket(path):
+            second.start()
+            assert looking.wait(30)
+            second.join(0.05)
+            first.bind(path)
+            first.listen()
+        second.join()
+    assert len(refused) == 1
 
 
 def test_a_file_where_the_socket_should_be(tmp_path: Path) -> None:

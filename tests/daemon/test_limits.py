@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from http2 import GOAWAY, MAX_CONCURRENT_STREAMS, PING, PREFACE, SETTINGS, connected, frame, frames_until_end
 
 import stigmer.aio
 from daemon.support import ANY_PORT, DaemonProcess
@@ -27,37 +28,6 @@ from stigmer.pb import log_pb2, store_pb2
 STORE = wire.methods(wire.STORE_SERVICE)
 ADMIN = wire.methods(wire.ADMIN_SERVICE)
 FOLLOW = store_pb2.TailRequest(follow=True).SerializeToString()
-
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_SETTINGS, _PING, _GOAWAY = 4, 6, 7
-_MAX_CONCURRENT_STREAMS = 3
-
-
-def frame(kind: int, payload: bytes = b"") -> bytes:
-    """Give a frame of HTTP/2 (RFC 9113, 4.1) on stream 0."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, 0]) + bytes(4) + payload
-
-
-def connected(address: str) -> socket.socket:
-    """Open a bare connection."""
-    host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
-def frames_until_end(opened: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """Give type and payload of what comes, until the other end closes."""
-    received = b""
-    while True:
-        try:
-            part = opened.recv(65536)
-        except ConnectionResetError:
-            return
-        if not part:
-            return
-        received += part
-        while len(received) >= 9 and len(received) >= 9 + (size := int.from_bytes(received[:3])):
-            yield received[3], received[9 : 9 + size]
-            received = received[9 + size :]
 
 
 def assert_serves(process: DaemonProcess) -> None:
@@ -207,10 +177,10 @@ def test_calls_on_one_connection(tmp_path: Path) -> None:
         tails[0].cancel()
         status(b"", timeout=20)
         with connected(process.address) as opened:
-            opened.sendall(_PREFACE + frame(_SETTINGS))
+            opened.sendall(PREFACE + frame(SETTINGS))
             kind, payload = next(frames_until_end(opened))
             told = dict(struct.iter_unpack(">HI", payload))
-            assert (kind, told[_MAX_CONCURRENT_STREAMS]) == (_SETTINGS, 3)
+            assert (kind, told[MAX_CONCURRENT_STREAMS]) == (SETTINGS, 3)
 
 
 def test_limits_that_contradict_each_other() -> None:
@@ -246,7 +216,7 @@ def test_connections_at_a_time(tmp_path: Path) -> None:
 def test_a_connection_that_does_not_begin(tmp_path: Path) -> None:
     """After `--handshake-timeout` one that says nothing is closed, and so is one that says half of it."""
     with DaemonProcess(tmp_path / "data", limits=Limits(handshake_seconds=0.3)) as process:
-        for said in (b"", _PREFACE[:10], b"\x16\x03\x01"):
+        for said in (b"", PREFACE[:10], b"\x16\x03\x01"):
             with connected(process.address) as opened:
                 opened.sendall(said)
                 for _ in frames_until_end(opened):
@@ -264,9 +234,9 @@ def test_a_connection_without_a_call(tmp_path: Path) -> None:
         tail = channel.unary_stream(STORE["tail"].path)(FOLLOW)
         next(tail)
         with connected(process.address) as opened:
-            opened.sendall(_PREFACE + frame(_SETTINGS))
+            opened.sendall(PREFACE + frame(SETTINGS))
             kinds = [kind for kind, _ in frames_until_end(opened)]
-        assert _GOAWAY in kinds
+        assert GOAWAY in kinds
         assert client.save("k", "a", b"") == 1
         assert store_pb2.TailResponse.FromString(next(tail)).through_revision == 1
         tail.cancel()
@@ -276,20 +246,20 @@ def test_a_flood_of_pings(tmp_path: Path) -> None:
     """Who pings more often than `--ping-interval-min` is told too_many_pings and sent away; others are served."""
     with DaemonProcess(tmp_path / "data", limits=Limits(ping_interval_seconds=60)) as process:
         with connected(process.address) as opened:
-            opened.sendall(_PREFACE + frame(_SETTINGS) + frame(_PING, bytes(8)) * 10)
+            opened.sendall(PREFACE + frame(SETTINGS) + frame(PING, bytes(8)) * 10)
             last = dict(frames_until_end(opened))
-            assert b"too_many_pings" in last[_GOAWAY]
+            assert b"too_many_pings" in last[GOAWAY]
         assert_serves(process)
     with (
         DaemonProcess(tmp_path / "data", limits=Limits(ping_interval_seconds=0.1)) as process,
         connected(process.address) as opened,
     ):
-        opened.sendall(_PREFACE + frame(_SETTINGS))
+        opened.sendall(PREFACE + frame(SETTINGS))
         frames = frames_until_end(opened)
         for _ in range(5):
             begun = time.monotonic()
-            opened.sendall(frame(_PING, bytes(8)))
-            assert next(kind for kind, _ in frames if kind in (_PING, _GOAWAY)) == _PING
+            opened.sendall(frame(PING, bytes(8)))
+            assert next(kind for kind, _ in frames if kind in (PING, GOAWAY)) == PING
             while time.monotonic() < begun + 0.15:  # as a client with a keepalive does
                 os.sched_yield()
 

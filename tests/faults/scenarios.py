@@ -27,5 +27,9 @@ ALL: tuple[Scenario, ...] = (
     linearizable.EMBEDDED,
     tails.TAILS,
 )
+from faults import clocks, departures, owners
+from faults.scenario import Scenario
+
+ALL: tuple[Scenario, ...] = (owners.SCENARIO, departures.SCENARIO, clocks.SCENARIO)
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
