@@ -8,6 +8,7 @@ Ends with 1 where an input was found that makes a target raise, hang or take too
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import os
 import random
@@ -70,7 +71,8 @@ class Outcome(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; give its exit code."""
     parser = argparse.ArgumentParser(prog="tools/faults fuzz", description="Fuzz what reads bytes that others wrote.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all of them by default: {' '.join(targets.NAMES)}")
+    every = " ".join(targets.NAMES)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all of them by default: {every}")
     parser.add_argument("--minutes", type=float, default=10, help="for each target (default: 10)")
     parser.add_argument("--seed", type=int, help="of the mutations (default: a random one, which is printed)")
     parser.add_argument("--corpus", type=Path, help="a directory in which to keep what was found worth keeping")
@@ -82,16 +84,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     unknown = [name for name in asked.targets if name not in targets.NAMES]
     if unknown:
-        parser.error(f"there is no target {unknown[0]}; there is: {' '.join(targets.NAMES)}")
+        parser.error(f"there is no target {unknown[0]}; there is: {every}")
     if importlib.util.find_spec("atheris") is None:
         print(MISSING, file=sys.stderr)
         return 2
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1, 1 << 31)
     print(f"seed {seed}, {asked.minutes:g} minutes for each target", flush=True)
+    seconds = max(1, round(asked.minutes * 60))
     outcomes = []
     for name in asked.targets or targets.NAMES:
         corpus = asked.corpus / name if asked.corpus is not None else None
-        outcome = fuzz(name, seconds=max(1, round(asked.minutes * 60)), seed=seed, corpus=corpus, findings=asked.findings)
+        outcome = fuzz(name, seconds=seconds, seed=seed, corpus=corpus, findings=asked.findings)
         print(outcome, flush=True)
         for path in outcome.found:
             print(f"    {path}", flush=True)
@@ -174,8 +177,6 @@ def _fuzz_here(name: str, scratch: str, *options: str) -> None:
 
 def _readers(name: str) -> list[str]:
     """Give the packages to be instrumented, which has to be known before the target is imported."""
-    import ast
-
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "READERS":

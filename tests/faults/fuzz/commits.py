@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from flows.support import TRAFFIC
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from flows.support import TRAFFIC
 from stigmer import codec, commits, names, wire
 from stigmer.cli import recordings
 from stigmer.daemon import splice
@@ -27,6 +27,8 @@ from stigmer.views import snapshot
 from stigmer.views.keys import parts_of
 from stigmer.views.projector import VIEWS
 from stigmer.views.view import Change, number, prepare
+
+from .targets import is_safe_to_show
 
 READERS = ("stigmer.codec", "stigmer.commits", "stigmer.names", "stigmer.daemon", "stigmer.views", "stigmer.wire")
 TOKENS = (
@@ -104,7 +106,7 @@ def _check_requests(data: bytes) -> None:
 
 
 def _envelope() -> type[Message]:
-    """Make the class of a Write message whose commits are bytes: they may be no commits, and are answered all the same."""
+    """Make the class of a Write message whose commits are bytes, which need not be commits."""
     file = descriptor_pb2.FileDescriptorProto(name="envelope.proto", package="fuzz", syntax="proto3")
     field = store_pb2.WriteRequest.DESCRIPTOR.fields_by_name["commits"]
     message = file.message_type.add(name="Envelope")
@@ -201,14 +203,14 @@ def _checked(payload: bytes) -> commits.Prepared | None:
     except (InvalidArgument, ResourceExhausted) as error:
         detail = wire.detail_of(error)
         assert type(wire.error_of(detail)) is type(error)
-        assert str(error).isprintable(), "an error would reach a terminal with control characters"
+        assert is_safe_to_show(str(error)), "an error would reach a terminal with control characters"
         return None
     assert prepared.payload is payload, "a commit is not kept as it came"
     return prepared
 
 
 def _check_changes(prepared: commits.Prepared) -> None:
-    """What was taken follows the grammar, is what protobuf reads, and is taken again when it is made in this process."""
+    """What was taken follows the grammar, is what protobuf reads, and is taken again when it is made here."""
     commit = codec.decode_commit(prepared.payload)
     assert len(commit.events) == len(prepared.changes)
     names.check_request_id(commit.request_id)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from log.support import Written, contents, open_log, read_all
+
 from stigmer.errors import CorruptLog, NewerFormat
 from stigmer.log import compression, delta
 from stigmer.log import format as fmt
@@ -56,9 +57,7 @@ def one(data: bytes) -> None:
 
 def seeds() -> Iterator[bytes]:
     """Give logs of this and of older versions, and the parts they are made of."""
-    golden = b"".join(
-        path.read_bytes() for path in sorted((Path(__file__).parents[2] / "data/format-1/log").iterdir())
-    )
+    golden = b"".join(path.read_bytes() for path in sorted((Path(__file__).parents[2] / "data/format-1/log").iterdir()))
     logs = [golden, *(_made(sealed, encoded) for sealed in (False, True) for encoded in (False, True))]
     for log in logs:
         for way in (_LOG, _REPAIRED_LOG):
@@ -165,9 +164,11 @@ def _check_likeness(data: bytes) -> None:
 def _segments(data: bytes) -> list[bytes]:
     """Cut bytes into the segments of a log, where the headers of segments are."""
     pieces = data.split(b"STGMRLOG")[:_SEGMENTS_MAX]
-    return [pieces[0], *(b"STGMRLOG" + piece for piece in pieces[1:])] if pieces[0] else [
-        b"STGMRLOG" + piece for piece in pieces[1:]
-    ]
+    return (
+        [pieces[0], *(b"STGMRLOG" + piece for piece in pieces[1:])]
+        if pieces[0]
+        else [b"STGMRLOG" + piece for piece in pieces[1:]]
+    )
 
 
 def _check_log(segments: list[bytes], choice: int) -> None:
@@ -215,6 +216,8 @@ def _check_kept(directory: Path, written: dict[str, bytes], notes: list[str]) ->
 def _read(log: Log) -> list[Written] | None:
     """Give the frames of a log; None where one of them turns out to be damaged, as behind a seal that is wrong."""
     try:
+        for _ in log.check():
+            pass
         frames = read_all(log)
     except (CorruptLog, NewerFormat):
         return None
@@ -226,8 +229,6 @@ def _read(log: Log) -> list[Written] | None:
     for frame in frames:
         info = log.frame(frame.first_revision + frame.event_count - 1)
         assert (info.payload, info.first_revision) == (frame.payload, frame.first_revision)
-    for _ in log.check():
-        pass
     return frames
 
 
@@ -267,7 +268,7 @@ def _with_frame_crc(data: bytes, offset: int, salt: int) -> bytes:
 
 
 def repaired(segment: bytes) -> bytes:
-    """Make every checksum of a segment right, and each frame one of its place, as far as sizes lead from one to another.
+    """Make the checksums of a segment right, and each frame one of its place, as far as sizes lead from frame to frame.
 
     What a frame says beside that stays: revisions, counts, sizes, flags. Deltas get the checksums of what they decode
     to, where they do.

@@ -6,6 +6,7 @@ import importlib
 import os
 import random
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,6 +18,7 @@ FOUND = Path(__file__).parents[2] / "data" / "fuzz"
 INPUT_BYTES_MAX = 64 << 10
 _IN_MEMORY = "/dev/shm"
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, (1 << 63) - 1, (1 << 64) - 1)
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _STEPS_MAX = 6
 _RANGE_BYTES_MAX = 64
 
@@ -52,6 +54,11 @@ def inputs(name: str) -> list[bytes]:
 def scratch_directory() -> str:
     """Give a new directory; in memory where there is one, for what is written by a target need not survive anything."""
     return tempfile.mkdtemp(prefix="stigmer-fuzz-", dir=_IN_MEMORY if os.path.isdir(_IN_MEMORY) else None)
+
+
+def is_safe_to_show(text: str) -> bool:
+    """Say whether a text may go to a terminal: nothing in it controls, hides, or turns round what is beside it."""
+    return not any(unicodedata.category(character) in _UNSAFE for character in text)
 
 
 def mutations(inputs: Sequence[bytes], tokens: Sequence[bytes], source: random.Random) -> Iterator[bytes]:
