@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import os
 import random
 import struct
 import tempfile
@@ -20,7 +22,7 @@ from stigmer.resources import documents, fields, zips
 from stigmer.views import snapshot, terms
 
 from . import __main__ as command
-from . import targets
+from . import targets, tokens
 
 SEED = 20_260_101
 MUTATIONS = {"frames": 1500, "commits": 1500, "messages": 1000, "manifests": 250, "archives": 3000, "tokens": 1500}
@@ -28,14 +30,16 @@ MUTATIONS = {"frames": 1500, "commits": 1500, "messages": 1000, "manifests": 250
 FOUND = [path for name in targets.NAMES for path in targets.found(name)]
 
 
-@pytest.fixture(autouse=True)
-def in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Let targets write where an fsync costs nothing."""
-    scratch = targets.scratch_directory()
-    monkeypatch.setattr(tempfile, "tempdir", scratch)
+@pytest.fixture(scope="module", autouse=True)
+def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let targets write where an fsync costs nothing; they leave nothing behind."""
+    tmp_path_factory.getbasetemp()  # not in there
+    scratch, before = targets.scratch_directory(), tempfile.tempdir
+    tempfile.tempdir = scratch
     yield
-    monkeypatch.undo()
-    assert list(Path(scratch).glob("stigmer-fuzz-*/*.log")) == [], "a target left a log behind"
+    tokens.close()
+    tempfile.tempdir = before
+    os.rmdir(scratch)
 
 
 def run(name: str, inputs: list[bytes]) -> None:
@@ -125,14 +129,10 @@ def _first_commit_only(request: bytes) -> list[bytes]:
 
 
 def _any_place(store_id: str, page_token: str) -> bytes:
-    import base64
-
     return base64.urlsafe_b64decode(page_token)[8:]
 
 
 def _cut_here(fd: int, segment: Any) -> str:
-    import os
-
     os.ftruncate(fd, segment.size)
     return "cut off"
 
@@ -207,11 +207,22 @@ def test_the_command_fuzzes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(list((tmp_path / "corpus" / "archives").iterdir())) >= 10
 
 
+OTHER_READER_BROKEN = """
+import zipfile
+zipfile.ZipFile.read = lambda *_: b""
+"""
+
+
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
-def test_the_command_fails_for_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An input that makes a target raise is kept in a file that is named, and the command fails."""
-    corpus = tmp_path / "corpus" / "frames"
-    corpus.mkdir(parents=True)
-    findings = tmp_path / "findings"
-    outcome = command.fuzz("frames", seconds=2, seed=7, corpus=corpus, findings=findings)
-    assert outcome.is_good
+def test_the_command_fails_for_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An input that makes a target raise is kept in a file, which is named, and the command fails."""
+    (tmp_path / "sitecustomize.py").write_text(OTHER_READER_BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert command.main(["archives", "--minutes", "0.1", "--seed", "7", "--findings", str(tmp_path / "findings")]) == 1
+    said = capsys.readouterr().out
+    assert "crashes 1 hangs 0" in said
+    data = Path(said.splitlines()[-1].strip()).read_bytes()
+    targets.load("archives").one(data)
+    assert data in targets.inputs("archives")

@@ -79,9 +79,7 @@ def _store() -> Store:
     """Give a store with a few resources, opened once: reading leaves no trace in it."""
     if not _stores:
         directory = tempfile.mkdtemp(prefix="stigmer-fuzz-")
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
         store = Store.open(directory, StoreOptions())
-        atexit.register(store.close)
         for id in _IDS:
             store.save(_KIND, id, b"value")
             store.save(_INDEXED_KIND, id, b"value")
@@ -91,6 +89,15 @@ def _store() -> Store:
         store.save(_INDEXED_KIND, "m", b"value")
         _stores.append(store)
     return _stores[0]
+
+
+@atexit.register
+def close() -> None:
+    """Close the store and remove it."""
+    while _stores:
+        store = _stores.pop()
+        store.close()
+        shutil.rmtree(store.directory)
 
 
 def _texts(data: bytes) -> Iterator[str]:
