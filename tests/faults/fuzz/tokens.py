@@ -11,7 +11,7 @@ import string
 import tempfile
 from collections.abc import Iterator
 
-from stigmer import page_tokens, wire
+from stigmer import names, page_tokens, wire
 from stigmer.config import StoreOptions
 from stigmer.errors import InvalidArgument, NotFound
 from stigmer.store import Store
@@ -154,6 +154,7 @@ def _check_token(store: Store, token: str) -> None:
     if indexed is not None:
         assert place is not None
         assert place.startswith(b"\0")
+        names.check_id(place[17:].decode())
 
 
 def _listed(store: Store, token: str) -> list[str] | None:
