@@ -1,4 +1,4 @@
-"""Target: what clients hand back or name a daemon by: page tokens, prefixes, addresses.
+"""Target: what clients hand back, or name things by: page tokens, names, keys of artifacts, addresses.
 
 The tokens are those of a real store. A client can make one whose checksum is right, so those are tried as well.
 """
@@ -11,7 +11,7 @@ import string
 import tempfile
 from collections.abc import Iterator
 
-from stigmer import names, page_tokens, wire
+from stigmer import artifacts, names, page_tokens, wire
 from stigmer.config import StoreOptions
 from stigmer.errors import InvalidArgument, NotFound
 from stigmer.store import Store
@@ -30,6 +30,7 @@ TOKENS = (
     b"unix:",
     b"[::1]:1",
     b"127.0.0.1:",
+    b"sha256-",
     "\u202e".encode(),
     b"\xff",
 )
@@ -67,6 +68,7 @@ def seeds() -> Iterator[bytes]:
     yield b"\0"
     yield page_tokens.token_of("00" * 16, b"note/n1").encode()
     yield b"AAAAAAAAAAA="
+    yield b"sha256-" + b"0a" * 32
     yield b"127.0.0.1:50051"
     yield b"[::1%lo]:65535"
     yield b"unix:///run/stigmer.sock"
@@ -194,6 +196,13 @@ def _check_names(store: Store, text: str) -> None:
     except InvalidArgument as error:
         assert error.field == "prefix"
         assert is_safe_to_show(str(error))
+    try:
+        artifacts.check_key(text)
+    except InvalidArgument as error:
+        assert is_safe_to_show(str(error))
+    else:
+        assert text.isascii()
+        assert text.removeprefix("sha256-").isalnum(), "the key of an artifact leads elsewhere"
     try:
         address = wire.parse_address(text)
     except InvalidArgument as error:
