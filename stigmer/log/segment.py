@@ -71,6 +71,8 @@ class Segment:
         place = bisect_right(entries, (revision, 1 << 64)) - 1
         if place < 0:
             return self.first_revision, fmt.SEGMENT_HEADER_SIZE
+        if entries[place][1] >= self.size:
+            raise CorruptLog(self.path, self.size, self.next_revision, "the index in its seal leads behind its end")
         return entries[place]
 
     def open(self) -> int:

@@ -219,6 +219,7 @@ def _read(log: Log) -> list[Written] | None:
         for _ in log.check():
             pass
         frames = read_all(log)
+        infos = [log.frame(frame.first_revision + frame.event_count - 1) for frame in frames]
     except (CorruptLog, NewerFormat):
         return None
     revision = 1
@@ -226,8 +227,7 @@ def _read(log: Log) -> list[Written] | None:
         assert frame.first_revision == revision
         revision += frame.event_count
     assert revision == log.next_revision
-    for frame in frames:
-        info = log.frame(frame.first_revision + frame.event_count - 1)
+    for frame, info in zip(frames, infos, strict=True):
         assert (info.payload, info.first_revision) == (frame.payload, frame.first_revision)
     return frames
 
