@@ -34,7 +34,11 @@ def place_in(store_id: str, page_token: str) -> bytes:
         raise InvalidArgument("page_token", "is not one that this store gave out")
     if body[:_STORE_BYTES] != _store(store_id):
         raise InvalidArgument("page_token", "is from another store")
-    return body[_STORE_BYTES:]
+    place = body[_STORE_BYTES:]
+    if token_of(store_id, place) != page_token:
+        # There are other ways to write the same bytes in base64, and no place has two tokens.
+        raise InvalidArgument("page_token", "is not one that this store gave out")
+    return place
 
 
 def _store(store_id: str) -> bytes:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from stigmer import page_tokens
+from stigmer import names, page_tokens
 from stigmer.errors import CorruptView, InvalidArgument
 from stigmer.model import IndexedPage, IndexEntry
 from stigmer.views import index, snapshot, terms
@@ -125,9 +125,14 @@ class Query:
     def _place_in(self, page_token: str) -> bytes:
         start = _TOKEN_MARK + self._question
         place = page_tokens.place_in(self._store_id, page_token)
-        if not place.startswith(start) or len(place) == len(start):
+        if not place.startswith(start):
             raise InvalidArgument("page_token", "belongs to another list than this one")
-        return place[len(start) :]
+        behind = place[len(start) :]
+        try:
+            names.check_id(index.id_at(behind).decode())
+        except (UnicodeDecodeError, InvalidArgument) as error:
+            raise InvalidArgument("page_token", "is not one that this store gave out") from error
+        return behind
 
     def unflushed(self, projector: Projector) -> int:
         """Give how much of memory `select` has to copy."""

@@ -710,10 +710,15 @@ class Store:
 
     def _key_in(self, page_token: str, start: bytes) -> bytes:
         key = page_tokens.place_in(self.store_id, page_token)
-        if not key.startswith(start):
-            if key.startswith(b"\0"):
-                raise InvalidArgument("page_token", "belongs to a list by an index, not to this one")
+        if key.startswith(b"\0"):
+            raise InvalidArgument("page_token", "belongs to a list by an index, not to this one")
+        try:
             kind, id = parts_of(key)
+            names.check(kind, id)
+        except (UnicodeDecodeError, InvalidArgument) as error:
+            # Whoever knows the form of a token can make one, so its place may be anything.
+            raise InvalidArgument("page_token", "is not one that this store gave out") from error
+        if not key.startswith(start):
             raise InvalidArgument("page_token", f"belongs to a list of {kind} at {names.shown(id)}, not to this one")
         return key
 

@@ -242,7 +242,7 @@ def parse_address(text: str, field: str = "addr") -> Address:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         # unix:///run/x.sock is how gRPC itself writes an absolute path.
-        path = path.removeprefix("//") if path.startswith("///") else path
+        path = "/" + path.lstrip("/") if path.startswith("///") else path
         if not path or "\0" in path:
             raise InvalidArgument(field, f"{names.shown(text)} names no socket", hint="write unix:PATH")
         if len(path.encode("utf-8", "surrogateescape")) > SOCKET_PATH_BYTES_MAX:

@@ -15,7 +15,7 @@ import lmdb
 import pytest
 from checks import check_store
 
-from stigmer import codec, config
+from stigmer import codec, config, page_tokens
 from stigmer.config import StoreOptions
 from stigmer.errors import CorruptView, InvalidArgument
 from stigmer.model import Delete, IndexedPage, IndexEntry, Revision, Save
@@ -266,6 +266,18 @@ def test_token_goes_on_with_its_own_question_only(store: Store, tmp_path: Path) 
             ask()
     with Store.open(tmp_path / "other", SMALL) as other, pytest.raises(InvalidArgument, match="from another store"):
         other.list_indexed("agent", where, page_token=token)
+
+
+@pytest.mark.parametrize("behind", [b"", b"x" * 8, b"x" * 8 + b"\xff", b"x" * 8 + b"a/b", b"x" * 8 + b"y" * 257])
+def test_token_whose_place_is_none_is_refused(store: Store, behind: bytes) -> None:
+    """The form of a token is no secret, so one that was made with the right checksum may hold anything."""
+    for n in range(2):
+        store.save("agent", f"a{n}", agent(f"s{n}"))
+    place = page_tokens.place_in(store.store_id, store.list_indexed("agent", limit=1).next_page_token)
+    assert page_tokens.place_in(store.store_id, page_tokens.token_of(store.store_id, place)) == place
+    token = page_tokens.token_of(store.store_id, place[:9] + behind)
+    with pytest.raises(InvalidArgument, match="page_token: is not one that this store gave out"):
+        store.list_indexed("agent", page_token=token)
 
 
 def test_what_is_written_after_the_moment_of_a_page_is_not_on_it(store: Store) -> None:

@@ -18,7 +18,7 @@ import pytest
 from checks import check_store
 from log.support import set_version
 
-from stigmer import config
+from stigmer import config, page_tokens
 from stigmer.config import Durability, StoreOptions
 from stigmer.errors import (
     AlreadyExists,
@@ -409,6 +409,31 @@ def test_bad_page_token_is_refused(store: Store, tmp_path: Path) -> None:
         other.save("note", "a1", b"")
         with pytest.raises(InvalidArgument, match="page_token: is from another store"):
             other.list("note", page_token=token)
+
+
+@pytest.mark.parametrize(
+    "place", [b"", b"\xff", b"note", b"note/", b"note/a/b", b"note/\x1b[2J", b"note/\xff", b"note/" + b"x" * 257]
+)
+def test_page_token_whose_place_is_no_name_is_refused(store: Store, place: bytes) -> None:
+    """The form of a token is no secret, so one that was made with the right checksum may hold anything."""
+    store.save("note", "n1", b"")
+    with pytest.raises(InvalidArgument, match="page_token: is not one that this store gave out"):
+        store.list("note", page_token=page_tokens.token_of(store.store_id, place))
+
+
+def test_page_token_is_written_in_one_way(store: Store) -> None:
+    """Other texts that stand for the same bytes in base64 are refused."""
+    for id in ("a?>", "a?>~", "b"):
+        store.save("note", id, b"")
+    tokens = [page_tokens.token_of(store.store_id, f"note/{id}".encode()) for id in ("a?>", "a?>~", "a\u3bff", "b")]
+    others = {token.replace("-", "+").replace("_", "/") for token in tokens}
+    others |= {token.rstrip("=") for token in tokens}
+    others |= {token.replace("A==", "B==").replace("Q==", "R==").replace("g==", "h==") for token in tokens}
+    others -= set(tokens)
+    assert len(others) >= 3
+    for other in others:
+        with pytest.raises(InvalidArgument, match="page_token: is not one that this store gave out"):
+            store.list("note", page_token=other)
 
 
 @pytest.mark.parametrize("limit", [0, -1])

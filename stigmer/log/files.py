@@ -124,7 +124,10 @@ def create(path: str, content: bytes) -> int:
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
-    """Read `size` bytes at `offset`, fewer only at the end of the file."""
+    """Read `size` bytes at `offset`, fewer only at the end of the file. No more is allocated than there is."""
+    if size > _BLOCK_BYTES:
+        # It may come from the file itself, which can be damaged or cut short.
+        size = min(size, max(os.fstat(fd).st_size - offset, 0))
     data = os.pread(fd, size, offset)
     while data and len(data) < size:
         more = os.pread(fd, size - len(data), offset + len(data))

@@ -71,6 +71,8 @@ class Segment:
         place = bisect_right(entries, (revision, 1 << 64)) - 1
         if place < 0:
             return self.first_revision, fmt.SEGMENT_HEADER_SIZE
+        if entries[place][1] >= self.size:
+            raise CorruptLog(self.path, self.size, self.next_revision, "the index in its seal leads behind its end")
         return entries[place]
 
     def open(self) -> int:
@@ -107,7 +109,7 @@ def read_seal(fd: int, segment: Segment) -> tuple[int, fmt.FrameHeader, fmt.Seal
         return None
     fmt.check_flags(header, segment.path)
     payload = data[fmt.FRAME_HEADER_SIZE :]
-    if not header.flags & fmt.FLAG_SEAL or fmt.crc32c(0, payload) != header.payload_crc:
+    if not header.flags & fmt.FLAG_SEAL or header.event_count or fmt.crc32c(0, payload) != header.payload_crc:
         return None
     seal = fmt.decode_seal(payload, header.flags)
     return None if seal is None else (offset, header, seal)
@@ -183,6 +185,8 @@ def _problem_of(header: fmt.FrameHeader, payload: bytes, revision: int) -> str |
         return "the file ends inside a frame"
     if header.first_revision != revision:
         return f"the frame begins at revision {header.first_revision}"
+    if bool(header.event_count) == bool(header.flags & fmt.FLAG_SEAL):
+        return "a seal has events" if header.event_count else "a commit has no events"
     if fmt.crc32c(0, payload) != header.payload_crc:
         return "the payload's checksum does not match"
     return None

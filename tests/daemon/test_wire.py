@@ -86,6 +86,7 @@ def test_a_path_that_is_no_text() -> None:
         ("[::1]:65535", ("::1", 65535, ""), "[::1]:65535"),
         ("unix:/run/s.sock", ("", 0, "/run/s.sock"), "unix:/run/s.sock"),
         ("unix:///run/s.sock", ("", 0, "/run/s.sock"), "unix:/run/s.sock"),
+        ("unix://///run/s.sock", ("", 0, "/run/s.sock"), "unix:/run/s.sock"),
         ("unix:s.sock", ("", 0, "s.sock"), "unix:s.sock"),
     ],
 )

@@ -52,6 +52,28 @@ def test_index_leads_near_every_revision(directory: Path, reopened: bool) -> Non
     log.close()
 
 
+def test_index_that_leads_behind_the_end_is_named(directory: Path) -> None:
+    """An offset that is none is told of as damage, with the segment."""
+    segment = Segment(str(directory), fmt.SegmentHeader(b"s" * 16, b"i" * 16, 1, 0))
+    segment.start_index([(1, fmt.SEGMENT_HEADER_SIZE), (5, (1 << 64) - 1)])
+    segment.size = 1000
+    assert segment.near(4) == (1, fmt.SEGMENT_HEADER_SIZE)
+    with pytest.raises(CorruptLog, match=f"{segment.name}.*leads behind its end"):
+        segment.near(5)
+
+
+def test_read_allocates_no_more_than_there_is(tmp_path: Path) -> None:
+    """A size may come from a frame that was cut short or made up."""
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert files.read_at(fd, 1 << 62, 3) == b"3456789"
+        assert files.read_at(fd, 1 << 62, 10) == files.read_at(fd, 1 << 62, 99) == b""
+    finally:
+        os.close(fd)
+
+
 def test_name_and_header_must_agree(directory: Path) -> None:
     """A segment's header is read only under its own name."""
     make_log(directory, [[(b"x", 1)]])
