@@ -1,8 +1,8 @@
 """Processes that are forked off one that has imported the product, so that none pays for an interpreter's start.
 
-A process is one of its own as ever: memory, environment, directory, standard streams, signals, exit status. What it does
-not show is how an interpreter starts, what it reads of the environment then, and which modules are imported when: tests
-of those start an interpreter.
+A process is one of its own as ever: memory, environment, directory, standard streams, signals, exit status. What it
+does not show is how an interpreter starts, what it reads of the environment then, and which modules are imported when:
+tests of those start an interpreter.
 
 Three sorts of processes: the test's; one server for it, started at the first use, which has no threads; and for each
 program a keeper, which waits for its end and tells the test's how it ended. Each ends when the one before it does,
@@ -48,7 +48,7 @@ class Forked:
         directory: Path | None = None,
         new_session: bool = False,
     ) -> None:
-        """`program` is what would stand behind `python -c`; `input` is what it reads from a pipe, None nothing at all."""
+        """`program` is what would stand behind `python -c`; `input` is what it reads, from a pipe if it is not None."""
         self.args = [program, *arguments]
         self.returncode: int | None = None
         self._keeper, keepers = socket.socketpair()
@@ -59,7 +59,7 @@ class Forked:
         finally:
             for file in theirs:
                 os.close(file)
-        self.stdout, self.stderr = (open(reader, "rb") for reader, _ in outputs)
+        self.stdout, self.stderr = (os.fdopen(reader, "rb") for reader, _ in outputs)
         asked = {
             "program": program,
             "arguments": arguments,
@@ -101,7 +101,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float) -> tuple[bytes, bytes]:
-        """Read what it writes up to its end; raises `subprocess.TimeoutExpired` after `timeout` seconds, and kills it."""
+        """Read what it writes up to its end; it is killed after `timeout` seconds: `subprocess.TimeoutExpired`."""
         late = threading.Event()
         end = threading.Timer(timeout, lambda: (late.set(), self.kill()))
         written: list[bytes] = []
@@ -229,7 +229,7 @@ def _begin(asked: dict[str, Any], streams: list[int]) -> str:
         os.dup2(streams[number], number)
         os.close(streams[number])
         old = getattr(sys, name)
-        setattr(sys, name, open(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False))
+        setattr(sys, name, os.fdopen(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False))
     os.chdir(asked["directory"])
     os.environ.clear()
     os.environ.update(asked["environ"])

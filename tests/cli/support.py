@@ -1,7 +1,7 @@
 """The command line as a person meets it: a real process with a home of its own; and a real daemon.
 
-Most processes are forked off one that has imported everything; tests/cli/test_interpreters.py starts an interpreter for each
-command, as `Shell` does where something is said to the interpreter.
+Most processes are forked off one that has imported everything; tests/cli/test_interpreters.py starts an interpreter for
+each command, as `Shell` does where something is said to the interpreter.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from forking import AVAILABLE, Forked
+
 from stigmer.daemon.info import DaemonInfo, read_daemon_info
 
 SECONDS_MAX = 60
