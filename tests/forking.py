@@ -108,11 +108,18 @@ class Forked:
         reader = threading.Thread(target=lambda: written.append(self.stderr.read()))
         end.start()
         reader.start()
-        with self.stdout, self.stderr:
-            output = self.stdout.read()
+        try:
+            with self.stdout:
+                output = self.stdout.read()
             reader.join()
-        self.wait()
-        end.cancel()
+            self.wait()
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            end.cancel()
+            reader.join()
+            self.stderr.close()
         if late.is_set():
             raise subprocess.TimeoutExpired(self.args, timeout, output, written[0])
         return output, written[0]
