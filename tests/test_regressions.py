@@ -291,19 +291,30 @@ def test_interrupted_call_does_not_hang_the_store(directory: Path, work: str) ->
 
 def test_interrupted_close_does_not_let_go_of_the_lock(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(directory, SMALL)
-    go_on = threading.Event()
+    interrupted, go_on = threading.Event(), threading.Event()
     write_group = store._writer._write_group
 
     def slow(group: list[Ticket]) -> None:
         interrupt()
+        while not interrupted.wait(0.1):  # a signal that comes just before a thread begins to wait does not wake it
+            interrupt()
         go_on.wait(20)
         write_group(group)
 
+    def once(_number: int, _frame: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
     monkeypatch.setattr(store._writer, "_write_group", slow)
-    store.submit(payload("a"), lambda tickets: None)
-    with contextlib.suppress(KeyboardInterrupt):
-        store.close()
-        pytest.fail("was not interrupted")
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        store.submit(payload("a"), lambda tickets: None)
+        with contextlib.suppress(KeyboardInterrupt):
+            store.close()
+            pytest.fail("was not interrupted")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lock.is_held(str(directory))
     go_on.set()
     store.close()

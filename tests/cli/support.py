@@ -1,4 +1,8 @@
-"""The command line as a person meets it: a real process with a home of its own; and a real daemon."""
+"""The command line as a person meets it: a real process with a home of its own; and a real daemon.
+
+Most processes are forked off one that has imported everything; tests/cli/test_interpreters.py starts an interpreter for
+each command, as `Shell` does where something is said to the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from forking import AVAILABLE, Forked
 
 from stigmer.daemon.info import DaemonInfo, read_daemon_info
 
 SECONDS_MAX = 60
 """No command of a test takes longer; one that does hangs."""
+
+PROGRAM = "from stigmer.cli import main; main()"
+SAID_TO_THE_INTERPRETER = ("GRPC_", "LANG", "LC_", "PROTOCOL_BUFFERS_", "PYTHON")
+"""Variables that begin so are read when the interpreter starts, or a module of another's."""
+
+Process = subprocess.Popen[bytes] | Forked
 
 
 class Shell:
@@ -34,17 +46,28 @@ class Shell:
         stdin: bytes = b"",
         code: int | None = 0,
         wrapper: Sequence[str] = (),
+        interpreter: bool = False,
         **environ: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end and check its exit code; None accepts any. `wrapper` is a command that runs it."""
-        done = subprocess.run(
-            [*wrapper, *self.command(*arguments)],
-            input=stdin,
-            capture_output=True,
-            env=self.environ | environ,
-            timeout=SECONDS_MAX,
-            cwd=self.home,
-        )
+        """Run one command to its end and check its exit code; None accepts any.
+
+        `wrapper` is a command that runs it. An `interpreter` of its own is started then, where it is asked for, and
+        where a variable of `environ` is for the interpreter; else the process is forked.
+        """
+        said = any(name.startswith(SAID_TO_THE_INTERPRETER) for name in environ)
+        if AVAILABLE and not (wrapper or interpreter or said):
+            process = self._fork(arguments, environ, stdin)
+            output, errors = process.communicate(SECONDS_MAX)
+            done = subprocess.CompletedProcess(process.args, process.wait(), output, errors)
+        else:
+            done = subprocess.run(
+                [*wrapper, *self.command(*arguments)],
+                input=stdin,
+                capture_output=True,
+                env=self.environ | environ,
+                timeout=SECONDS_MAX,
+                cwd=self.home,
+            )
         result = subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
         )
@@ -52,8 +75,10 @@ class Shell:
         assert code is None or result.returncode == code, (result.returncode, result.stdout, result.stderr)
         return result
 
-    def start(self, *arguments: str | Path, **environ: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str | Path, **environ: str) -> Process:
         """Start a command that goes on."""
+        if AVAILABLE:
+            return self._fork(arguments, environ)
         return subprocess.Popen(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,
@@ -62,6 +87,10 @@ class Shell:
             env=self.environ | environ,
             cwd=self.home,
         )
+
+    def _fork(self, arguments: Sequence[str | Path], environ: Mapping[str, str], stdin: bytes | None = None) -> Forked:
+        words = map(str, arguments)
+        return Forked(PROGRAM, *words, input=stdin, environ=self.environ | environ, directory=self.home)
 
     @staticmethod
     def command(*arguments: str | Path) -> list[str]:

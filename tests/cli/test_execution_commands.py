@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 import stigmer
 from cli.runner import COMPLETED, FAILED, IN_PROGRESS, next_execution, recorded, report
-from cli.support import Daemon, Shell
+from cli.support import Daemon, Process, Shell
 from stigmer.client.sync import Client
 from stigmer.pb.agentic.agentexecution_pb2 import AgentExecutionStatus
 
@@ -71,7 +70,7 @@ def check_told_once(found: list[dict[str, Any]], last: Any) -> None:
     assert [entry["phase"] for entry in found if entry["entry"] == "phase"][-1] == "COMPLETED"
 
 
-def finish(process: subprocess.Popen[bytes], code: int) -> tuple[str, str]:
+def finish(process: Process, code: int) -> tuple[str, str]:
     """Wait for a command's end, check its exit code, and give what it wrote and was not read yet."""
     assert process.stdout is not None
     assert process.stderr is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
+from forking import AVAILABLE, Forked
 
 from stigmer.config import AccessOptions, Limits, StoreOptions
 from stigmer.daemon.lifecycle import DaemonInfo, DaemonOptions
@@ -60,14 +61,18 @@ class DaemonProcess:
             limits or Limits(),
             own_socket,
         )
-        self._process = subprocess.Popen(
-            [*wrapper, sys.executable, "-c", PROGRAM, msgspec.json.encode(options).decode()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        said = msgspec.json.encode(options).decode()
+        # A planted bug has to be there before modules import each other.
+        if AVAILABLE and not wrapper and "STIGMER_FAULTS_BUG" not in os.environ:
+            self._process: Forked | subprocess.Popen[bytes] = Forked(PROGRAM, said, new_session=True)
+        else:
+            self._process = subprocess.Popen(
+                [*wrapper, sys.executable, "-c", PROGRAM, said],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -101,7 +106,7 @@ class DaemonProcess:
     def read_stderr(self) -> str:
         """Give what it wrote there, up to its end."""
         assert self._process.stderr is not None
-        return self._process.stderr.read()
+        return self._process.stderr.read().decode()
 
     def _close_pipes(self) -> None:
         for pipe in (self._process.stdout, self._process.stderr):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from faults import damage, lost_writes, torn
-from faults.scenario import Scenario
-
-ALL: tuple[Scenario, ...] = (
-    torn.UNSYNCED,
-    lost_writes.LOST_WRITES,
-    damage.FLIPS,
-    damage.REGIONS,
-from faults import kills, out_of_memory, recoveries, stops, system_calls
+from faults import (
+    clocks,
+    damage,
+    departures,
+    kills,
+    linearizable,
+    lost_writes,
+    out_of_memory,
+    owners,
+    recoveries,
+    stops,
+    system_calls,
+    tails,
+    torn,
+)
 from faults.scenario import Scenario
 
 ALL: tuple[Scenario, ...] = (
@@ -20,16 +26,15 @@ ALL: tuple[Scenario, ...] = (
     out_of_memory.OUT_OF_MEMORY,
     stops.STOPS,
     stops.PAUSES,
-from faults import linearizable, tails
-from faults.scenario import Scenario
-
-ALL: tuple[Scenario, ...] = (
+    torn.UNSYNCED,
+    lost_writes.LOST_WRITES,
+    damage.FLIPS,
+    damage.REGIONS,
     linearizable.EMBEDDED,
     tails.TAILS,
+    owners.SCENARIO,
+    departures.SCENARIO,
+    clocks.SCENARIO,
 )
-from faults import clocks, departures, owners
-from faults.scenario import Scenario
-
-ALL: tuple[Scenario, ...] = (owners.SCENARIO, departures.SCENARIO, clocks.SCENARIO)
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
