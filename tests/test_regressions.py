@@ -295,6 +295,9 @@ def test_interrupted_close_does_not_let_go_of_the_lock(directory: Path, monkeypa
     write_group = store._writer._write_group
 
     def slow(group: list[Ticket]) -> None:
+        writer = store._writer
+        with writer._lock:
+            writer._not_empty.wait_for(lambda: writer._closing)
         interrupt()
         while not interrupted.wait(0.1):  # a signal that comes just before a thread begins to wait does not wake it
             interrupt()

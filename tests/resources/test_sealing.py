@@ -344,9 +344,9 @@ def test_a_large_status_is_not_parsed(vault: Vault) -> None:
     status = b"\x32\x05first\x32\x06second" + b"\x0a\x07\x12\x05hello" * 80_000
     odd = varint(5 << 3 | 2) + varint(len(status)) + status
     value = value_bytes(sealed(execution, vault)) + odd
-    begun = time.perf_counter()
+    begun = time.process_time()
     opened = sealing.reveal("agent_execution", "x", value, vault)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     assert opened == value_bytes(execution) + odd
     assert seconds < 0.05
 
