@@ -51,8 +51,7 @@ def list_() -> None:
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def gate(pytest_arguments: tuple[str, ...]) -> None:
     """Run every scenario at its gate figure, with fixed seeds, and every seeded bug; arguments go to pytest."""
-    folder = os.path.dirname(__file__)
-    sys.exit(subprocess.call([sys.executable, "-m", "pytest", folder, *pytest_arguments]))
+    sys.exit(subprocess.call([turns.TESTS.parent / "tools" / "test", Path(__file__).parent, *pytest_arguments]))
 
 
 @main.command()
@@ -104,6 +103,15 @@ def replay(scenario: str, seed: int, amount: int | None, bug: str | None, scratc
         click.echo(outcome.failure, err=True)
         click.echo(f"its files are in {outcome.directory}" if outcome.directory else "no files were kept", err=True)
         sys.exit(1)
+
+
+@main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def fuzz(arguments: tuple[str, ...]) -> None:
+    """Fuzz the parsers with atheris; `tools/faults fuzz --help` lists the options."""
+    from faults.fuzz.__main__ import main as run
+
+    sys.exit(run(list(arguments)))
 
 
 @main.command(hidden=True)
