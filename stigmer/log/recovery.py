@@ -3,8 +3,8 @@
 Owns the rule that tells an unfinished write from damage (docs/FORMAT.md, "Torn or corrupt"). An unfinished write at
 the end is cut off, kept aside and reported. Damage raises `CorruptLog` before any file has been changed.
 
-What is not known to be durable is written again before it is synced: where a sync failed in a process before, the kernel
-takes its pages for clean, shows them to every reader, and would sync nothing.
+What is not known to be durable is written again before it is synced: where a sync failed in a process before, the
+kernel takes its pages for clean, shows them to every reader, and would sync nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
 from stigmer.log.files import read_at, sync_data, sync_directory, sync_file, write_at
 from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
-
 
 _CHUNK_BYTES = 1024 * 1024
 

@@ -36,7 +36,7 @@ FILE = "checkpoint"
 
 _MAGIC = b"STGMRCKP"
 _VERSION = 1
-_HEAD = struct.Struct("<8sIIQ16sII")
+_HEAD = struct.Struct("<8sIIQ16sIII")
 _CRC = struct.Struct("<I")
 _META_BYTES_MAX = 2 << 16
 
@@ -51,12 +51,15 @@ class Point(NamedTuple):
     """The id of the boot in which it was written: while that lasts, the page cache has all that came later."""
     meta_pages: bytes
     """The first two pages of LMDB's file."""
+    root_crc: int
+    """What `environment.root_crc` gives for them: for LMDB's file to be known again."""
 
 
 def encode(point: Point) -> bytes:
     """Give the bytes of the small file."""
     boot = point.boot.encode()
-    head = _HEAD.pack(_MAGIC, _VERSION, 0, point.revision, point.store_id, len(boot), len(point.meta_pages))
+    sizes = (len(boot), len(point.meta_pages))
+    head = _HEAD.pack(_MAGIC, _VERSION, 0, point.revision, point.store_id, point.root_crc, *sizes)
     body = head + boot + point.meta_pages
     return body + _CRC.pack(crc32c(0, body))
 
@@ -65,12 +68,12 @@ def decode(data: bytes) -> Point | None:
     """Read the bytes of the small file; None if they are damaged, or of another version."""
     if len(data) < _HEAD.size + _CRC.size or _CRC.unpack_from(data, len(data) - _CRC.size)[0] != crc32c(0, data[:-4]):
         return None
-    magic, version, _reserved, revision, store_id, boot_size, meta_size = _HEAD.unpack_from(data)
+    magic, version, _reserved, revision, store_id, root_crc, boot_size, meta_size = _HEAD.unpack_from(data)
     boot_end = _HEAD.size + boot_size
     if magic != _MAGIC or version != _VERSION or len(data) != boot_end + meta_size + _CRC.size:
         return None
     boot = data[_HEAD.size : boot_end].decode("ascii", "replace")
-    return Point(store_id, revision, boot, data[boot_end : -_CRC.size])
+    return Point(store_id, revision, boot, data[boot_end : -_CRC.size], root_crc)
 
 
 def read(directory: str) -> Point | None:
@@ -89,7 +92,7 @@ def read(directory: str) -> Point | None:
 def put_back(directory: str, point: Point) -> None:
     """Make LMDB's file, which nobody has open, what it was at a checkpoint; durable when it returns.
 
-    May be interrupted and done again. Raises `CorruptView` where there is no such file, or `OSError`.
+    May be interrupted and done again. Raises `CorruptView` where that file is not there or another one, or `OSError`.
     """
     path = environment.data_path(directory)
     try:
@@ -97,6 +100,8 @@ def put_back(directory: str, point: Point) -> None:
     except FileNotFoundError as error:
         raise CorruptView("environment", f"{path} is not there") from error
     try:
+        if environment.root_crc(fd, point.meta_pages) != point.root_crc:
+            raise CorruptView("checkpoint", "is not one of the file that is there")
         files.write_at(fd, (point.meta_pages,), 0)
         files.sync_data(fd)
     finally:
@@ -230,7 +235,8 @@ class Checkpointer:
         try:
             self._sync_log()
             self._environment.sync()
-            self._write(encode(Point(self._store_id, revision, self._boot, held.meta_pages)))
+            point = Point(self._store_id, revision, self._boot, held.meta_pages, held.root_crc)
+            self._write(encode(point))
         except BaseException:
             self._environment.release(held)
             raise

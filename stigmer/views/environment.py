@@ -26,6 +26,7 @@ import lmdb
 
 from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
+from stigmer.log.format import crc32c
 from stigmer.views.view import Databases, Transaction
 
 S = TypeVar("S")
@@ -39,8 +40,9 @@ _LOCK_FILE_BYTES = _READERS_MAX * 64 + 4096
 _DATABASES_MAX = 32
 
 # The head of a meta page in LMDB 0.9 (mdb.c, MDB_page and MDB_meta), on a 64-bit machine.
-_META = struct.Struct("=16xIIQQ I4x40x 48x QQ")
+_META = struct.Struct("=16xIIQQ I4x40x 40xQ QQ")
 _META_MAGIC = 0xBEEFC0DE
+_NO_PAGE = (1 << 64) - 1
 _PAGE_BYTES_MIN = 512
 
 _LOOK_AGAIN_SECONDS = 0.1
@@ -136,11 +138,24 @@ class Held(NamedTuple):
     transaction: Transaction
     meta_pages: bytes
     """The two first pages of the file as they are with this state: all that LMDB writes in place."""
+    root_crc: int
+    """Of the page at the root of this state, for which see `root_crc`."""
 
 
 def data_path(directory: str) -> str:
     """Give the path of LMDB's file in a directory."""
     return os.path.join(directory, _DATA_FILE)
+
+
+def root_crc(fd: int, meta_pages: bytes) -> int:
+    """Give the CRC of the page in LMDB's file at the root of the state that two meta pages describe.
+
+    Everything else is reached from there, so it tells whether pages and file belong together. 0 where there is none.
+    """
+    page_bytes = len(meta_pages) // 2
+    newest = max((_META.unpack_from(meta_pages, at) for at in (0, page_bytes)), key=lambda meta: int(meta[7]))
+    root = newest[5]
+    return 0 if root == _NO_PAGE else crc32c(0, files.read_at(fd, page_bytes, root * page_bytes))
 
 
 class Environment:
@@ -345,8 +360,9 @@ class Environment:
         """Hold the state that was committed last; only the thread that writes may."""
         transaction = self._env.begin()
         try:
-            # Both, because LMDB takes the newer of the two, and the other one may be a later one by now on disk.
-            return Held(transaction, files.read_at(self._fd, 2 * self._page_bytes, 0))
+            # Both, because LMDB takes the newer of the two.
+            meta_pages = files.read_at(self._fd, 2 * self._page_bytes, 0)
+            return Held(transaction, meta_pages, root_crc(self._fd, meta_pages))
         except BaseException:
             transaction.abort()
             raise
@@ -433,7 +449,7 @@ def _check_file(path: str) -> None:
                     metas.append(_META.unpack(second))
                 if len(metas) < 2 or any(meta[0] != _META_MAGIC for meta in metas):
                     problem = "has a damaged meta page"
-                elif any((meta[5] + 1) * page_bytes > size for meta in metas):
+                elif any((meta[6] + 1) * page_bytes > size for meta in metas):
                     problem = "was cut short"
     if problem is not None:
         raise CorruptView("environment", f"{path} {problem}")

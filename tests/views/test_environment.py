@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -112,11 +113,14 @@ def test_map_grows_under_concurrent_readers(tmp_path: Path) -> None:
     threads = [threading.Thread(target=read, args=(place,)) for place in range(3)]
     for thread in threads:
         thread.start()
-    for n in range(120):
+    for n in itertools.count():
+        # All of them have read at least once when it ends, however busy the machine is.
+        if n >= 120 and (min(reads) > 0 or failures):
+            break
 
         def work(transaction: object, n: int = n) -> None:
             transaction.put(b"a", b"%d" % n, db=database)  # type: ignore[attr-defined]
-            transaction.put(b"big %d" % n, bytes(50_000), db=database)  # type: ignore[attr-defined]
+            transaction.put(b"big %d" % (n % 120), bytes(50_000), db=database)  # type: ignore[attr-defined]
             transaction.put(b"b", b"%d" % n, db=database)  # type: ignore[attr-defined]
 
         environment.write(work)
@@ -124,7 +128,6 @@ def test_map_grows_under_concurrent_readers(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(30)
     assert failures == []
-    assert min(reads) > 0
     assert environment.size > 6_000_000
     environment.close()
 

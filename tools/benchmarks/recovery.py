@@ -7,7 +7,6 @@ that sees the id of another boot; the time runs from its start to its first answ
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
