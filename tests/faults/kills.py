@@ -203,14 +203,19 @@ class Killed:
                 writers.join()
                 check_store(store)
 
-        def look(channel: Channel) -> None:
-            with Store.open(self.directory) as store:
-                assert store.recovery == (), f"after a clean end: {store.recovery}"
-                channel.send(report_of(store, model))
-
         self.take(in_child(work))
         self.note_end()
-        self.take(in_child(look))
+        self.look()
+
+    def look(self) -> None:
+        """Open it after a clean end, look at it and close it."""
+
+        def work(channel: Channel) -> None:
+            with Store.open(self.directory) as store:
+                assert store.recovery == (), f"after a clean end: {store.recovery}"
+                channel.send(report_of(store, self.model))
+
+        self.take(in_child(work))
 
 
 def _is_ack(message: object) -> bool:
