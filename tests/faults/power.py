@@ -7,8 +7,12 @@ with different orders of data and journal, so that sizes and names come through 
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +22,79 @@ from faults.children import Channel, Child, pause
 from faults.kills import Killed, ShortWrites, mark_stages
 from faults.mounts import Disk
 from faults.scenario import Scenario, Turn
-from faults.traffic import Writers, report_of
+from faults.traffic import Ack, Writers, report_of
 from stigmer import config
 from stigmer.config import StoreOptions
 from stigmer.decision import Ticket
-from stigmer.errors import StorageFailed
+from stigmer.errors import StigmerError
 from stigmer.log import files
 from stigmer.store import Store
 from stigmer.writer import Writer
 
 _WRITERS = 5
 _CUTS_PER_STORE = 25
+_PAUSE_SECONDS = 0.0005
 _GONE = "the disk is gone"
 _MOUNT_OPTIONS = ("", "nodelalloc", "data=writeback,nodelalloc", "data=writeback", "data=journal")
 
 
-class _Failing:
-    """A channel for writers whose disk goes away under them: that is no failure of theirs."""
+class _Power:
+    """Whether there is power, in memory that children share."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def switch(self, *, on: bool) -> None:
+        """Switch it on or off."""
+        self._memory[0] = on
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is on."""
+        return bool(self._memory[0])
+
+
+class _Machine:
+    """The channel of a child on a machine that can lose its power, which is no failure of the child.
+
+    Without power nobody is answered, and a sync that was under way may say anything; so what would be sent then is not,
+    and its sender goes no further.
+    """
+
+    def __init__(self, channel: Channel, power: _Power) -> None:
         self._channel = channel
+        self._power = power
 
     def send(self, message: object) -> None:
-        """Send a message."""
+        """Send a message, while there is power."""
+        if not self._power.is_on:
+            threading.Event().wait()
         self._channel.send(message)
 
     def broken(self, error: BaseException) -> None:
-        """Tell of an exception, but not of a failed disk."""
-        self._channel.send(_GONE) if isinstance(error, StorageFailed | OSError) else self._channel.broken(error)
+        """Tell of an exception; but not of a failed disk where there is no power."""
+        is_of_disk = isinstance(error, StigmerError | OSError)
+        self._channel.send(_GONE) if is_of_disk and not self._power.is_on else self._channel.broken(error)
+
+
+class _SlowWrites:
+    """The module `os` of a machine that takes its time over a write, and takes only a part of it.
+
+    So the journal is often written, and the power cut, while a group is in its file in part.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._short = ShortWrites(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        """Write a part, mostly."""
+        written = self._short.pwrite(fd, data, offset)
+        if written < len(data):
+            time.sleep(_PAUSE_SECONDS)
+        return written
 
 
 class _Cut:
@@ -56,6 +105,8 @@ class _Cut:
         self._disk = disk
         self._directory = disk.path / f"data-{number}"
         self._killed = Killed(turn, str(self._directory), _WRITERS)
+        self._power = _Power()
+        self._power.switch(on=True)
 
     def cycle(self) -> None:
         """Open it, write, and cut the power; at times kill and open it before that; then mount the disk again."""
@@ -69,62 +120,59 @@ class _Cut:
         choose, turn, model = self._turn.random, self._turn, self._killed.model
         how = choose.choice(("opening", "answers", "answers", "time", "closing"))
         stays = choose.random() < 0.3
+        stages: list[str] = []
         with self._child() as child:
             messages: list[Any] = []
             if how == "opening":
                 messages += pause(child, choose.uniform(0, 0.03))
             else:
-                while "open" not in messages and not child.is_at_end:
-                    messages += child.receive()
+                messages += _wait_for(child, 1, lambda message: message == "open")
                 if how != "time":
-                    answers = choose.randint(0, 25)
-                    while sum(hasattr(message, "floor") for message in messages) < answers and not child.is_at_end:
-                        messages += child.receive()
+                    messages += _wait_for(child, choose.randint(0, 25), lambda message: isinstance(message, Ack))
                 if how == "closing":
                     child.go_on()
                 messages += pause(child, choose.uniform(0, 0.008))
             for _ in range(choose.choice((0, 1, 2, 4))):
                 self._sync_another()
-            stages: list[str] = []
             if is_cut:
+                self._power.switch(on=False)
                 self._disk.cut(choose.choices((mounts.NO_FLUSH, mounts.LOG_FLUSH, mounts.FLUSH), (8, 1, 1))[0])
                 stages = model.shared.stages()
-                if stays and "open" in messages:
-                    # It finds out by itself; what it answers and shows until then counts as well.
-                    messages += pause(child, choose.uniform(0, 0.02))
+                if stays:
+                    messages += pause(child, choose.uniform(0, 0.02))  # it finds out by itself
             messages += child.kill()
             child.wait()
         self._killed.take(messages)
-        turn.count("stores that saw their disk go", _GONE in messages)
         under_way = model.note_end()
         if is_cut:
             turn.count("cuts")
             turn.count("cuts inside a commit", under_way > 0)
+            turn.count("stores that saw their disk go", _GONE in messages)
             for stage in stages:
                 turn.count(f"cuts while {stage}")
             self._mount_again()
+            self._power.switch(on=True)
 
     def _child(self) -> Child:
         choose, model = self._turn.random, self._killed.model
-        seed = choose.getrandbits(32)
+        seed, power = choose.getrandbits(32), self._power
         options = StoreOptions(segment_bytes=choose.choice((4096, 4096, 16_384)), map_bytes=256 * 1024)
         entries_max = choose.choice((5, 50, 500))
 
         def work(channel: Channel) -> None:
+            machine: Any = _Machine(channel, power)
             mark_stages(model.shared)
             config.UNFLUSHED_ENTRIES_MAX = entries_max
-            # So that the journal is often written while a group is in its file in part.
-            files.os = ShortWrites(seed)  # type: ignore[assignment]
+            files.os = _SlowWrites(seed)  # type: ignore[assignment]
             try:
                 store = Store.open(self._directory, options)
-                channel.send("open")
-                channel.send(report_of(store, model))
-                failing: Any = _Failing(channel)
-                Writers(store, failing, model, seed).start(model.next)
+                machine.send("open")
+                machine.send(report_of(store, model))
+                Writers(store, machine, model, seed).start(model.next)
                 channel.wait()
                 store.close()
-            except (StorageFailed, OSError):
-                channel.send(_GONE)
+            except (StigmerError, OSError) as error:
+                machine.broken(error)
 
         return Child(work)
 
@@ -153,6 +201,14 @@ class _Cut:
         self._disk.mount()
         self._killed.look()
         shutil.rmtree(self._directory)
+
+
+def _wait_for(child: Child, number: int, is_one: Callable[[Any], bool]) -> list[Any]:
+    """Wait until so many messages of a kind have come, or the child has ended; give all that came."""
+    messages: list[Any] = []
+    while sum(map(is_one, messages)) < number and not child.is_at_end:
+        messages += child.receive()
+    return messages
 
 
 def _names_below(directory: Path) -> set[str]:
