@@ -267,15 +267,3 @@ def _ack_before_sync() -> None:
 
     Writer._sync = lambda writer: None  # type: ignore[method-assign]
     Writer._publish = publish  # type: ignore[method-assign]
-
-
-@bug("tail before sync", "followers are woken before a group is synced", scenario="power-cuts", amount=25)
-def _tail_before_sync() -> None:
-    real = Writer._sync
-
-    def sync(writer: Writer) -> None:
-        writer._horizon.advance(writer._log.next_revision - 1)
-        writer._horizon.wake()
-        real(writer)
-
-    Writer._sync = sync  # type: ignore[method-assign]
