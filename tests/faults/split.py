@@ -29,7 +29,7 @@ def split(turn: Turn, run: Callable[[Turn, int], None], parts: int = _PROCESSES)
         for child in children:
             for tally in child.rest():
                 turn.tally.update(tally)
-            turn.require(child.wait() == 0, "a part of the turn ended early")
+            turn.require(child.wait() == 0, "a part of the turn ended early", status=child.wait())
 
 
 def _work(run: Callable[[Turn, int], None], part: Turn, number: int) -> Callable[[Channel], None]:
