@@ -1,4 +1,4 @@
-"""Row A1: kill -9 of an embedded store at any time: while it opens, commits, rolls, flushes, closes."""
+"""Row A1: kill -9 of an embedded store at any time: while it opens, commits, rolls, flushes, replays, closes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +17,10 @@ from faults.bugs import bug
 from faults.children import Channel, Child, in_child, pause
 from faults.scenario import Scenario, Turn
 from faults.traffic import Model, Shared, Writers, report_of
-from stigmer import config, writer
-from stigmer.config import StoreOptions
+from stigmer import config, rebuild, writer
+from stigmer.config import Durability, StoreOptions
 from stigmer.decision import Ticket
+from stigmer.errors import Closed
 from stigmer.log import files, log, recovery, segment
 from stigmer.store import Store
 from stigmer.views import projector, requests
@@ -65,6 +67,7 @@ def mark_stages(shared: Shared) -> None:
     _mark(shared, "writing", log.Log, "_write")
     _mark(shared, "syncing", files, "sync_data")
     _mark(shared, "flushing", projector.Projector, "flush")
+    _mark(shared, "replaying", rebuild.Rebuild, "replay")
 
 
 def _mark(shared: Shared, stage: str, owner: Any, name: str) -> None:
@@ -78,6 +81,17 @@ def _mark(shared: Shared, stage: str, owner: Any, name: str) -> None:
             shared.mark(stage, False)
 
     setattr(owner, name, marked)
+
+
+def _replay(store: Store, channel: Channel) -> None:
+    try:
+        while True:
+            report = store.replay()
+            assert not report.differences, f"the views were not the fold of the log: {report}"
+    except Closed:
+        pass
+    except BaseException as error:
+        channel.broken(error)
 
 
 class Killed:
@@ -97,8 +111,13 @@ class Killed:
         """
         source = random.Random(self.turn.random.getrandbits(32))
         # Small, so that rolls, flushes and the growth of LMDB's map are among what is met.
-        options = StoreOptions(segment_bytes=source.choice((4096, 16_384, 65_536)), map_bytes=256 * 1024)
+        options = StoreOptions(
+            durability=source.choices((Durability.FSYNC, Durability.INTERVAL, Durability.OS), (8, 1, 1))[0],
+            segment_bytes=source.choice((4096, 16_384, 65_536)),
+            map_bytes=256 * 1024,
+        )
         entries_max = source.choice((5, 50, 500))
+        has_replay = source.random() < 0.2
         model = self.model
 
         def work(channel: Channel) -> None:
@@ -111,6 +130,8 @@ class Killed:
             channel.send("open")
             channel.send(report_of(store, model))
             Writers(store, channel, model, source.getrandbits(32)).start(model.next)
+            if has_replay:
+                threading.Thread(target=_replay, args=(store, channel), daemon=True).start()
             channel.wait()
             store.close()
             channel.send("closed")
@@ -214,7 +235,7 @@ def run_kills(turn: Turn) -> None:
 KILLS = Scenario(
     name="kills",
     rows=("A1",),
-    what="kill -9 at random times under concurrent writers: open, commit, roll, flush, close",
+    what="kill -9 at random times under concurrent writers: open, commit, roll, flush, replay, close",
     unit="kills",
     gate=300,
     chunk=100,
@@ -226,6 +247,7 @@ KILLS = Scenario(
         "kills while rolling",
         "kills while syncing",
         "kills while flushing",
+        "kills while replaying",
         "torn tails",
         "operations",
     ),

@@ -38,7 +38,7 @@ def test_readers_that_were_killed_hold_nothing_back(
         size_bytes = store.status().views_bytes
         for _ in range(_ROUNDS):
             _write(store)
-        assert store.status().views_bytes < 2 * size_bytes
+        assert store.status().views_bytes < 4 * size_bytes  # without the pages of the killed, 15 times as much
     record_property("tally", {"readers killed": _READERS})
 
 

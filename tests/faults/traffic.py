@@ -137,7 +137,7 @@ def digest_of(kind: str, id: str, value: bytes | None) -> int:
 class Shared:
     """Memory that the parent reads when the child was killed: what each writer has begun, and where the store was."""
 
-    STAGES = ("opening", "recovering", "closing", "rolling", "writing", "syncing", "flushing")
+    STAGES = ("opening", "recovering", "closing", "rolling", "writing", "syncing", "flushing", "replaying")
 
     def __init__(self, writers: int) -> None:
         self._writers = writers
