@@ -8,6 +8,7 @@ is in those that it forks, too.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -17,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from faults.scenario import Failed
 from stigmer.config import StoreOptions
 from stigmer.daemon.lifecycle import DaemonOptions, Started, run_daemon
 
 _PR_SET_PDEATHSIG = 1
+_FAILED = b"failed "
 
 Tell = Callable[[bytes], None]
 """Sends a line, without its end, to the process that forked this one."""
@@ -30,7 +33,7 @@ class Forked:
     """A function that runs in a process of its own, which is killed, at the latest, when the `with` block ends."""
 
     def __init__(self, work: Callable[[Tell], None]) -> None:
-        """Fork. An exception of `work` is printed and becomes exit status 1."""
+        """Fork. An exception of `work` becomes exit status 1, and is raised as `Failed` by `hear`."""
         self._reader, writer = os.pipe()
         self._heard = b""
         self._status: int | None = None
@@ -42,16 +45,18 @@ class Forked:
                 _end_with_parent()
                 work(lambda line: _write_line(writer, line))
                 status = 0
-            except BaseException:
-                traceback.print_exc()
-                sys.stderr.flush()
+            except BaseException as error:
+                tell_failure(lambda line: _write_line(writer, line), error)
             finally:
                 # Nothing of the parent's is flushed or closed here a second time.
                 os._exit(status)
         os.close(writer)
 
     def hear(self, timeout: float | None = None) -> bytes | None:
-        """Give the next line that it tells; None where it ended first, or, with `timeout` in seconds, told nothing."""
+        """Give the next line that it tells; None where it ended first, or, with `timeout` in seconds, told nothing.
+
+        Raises `Failed` where it tells of a failure.
+        """
         while b"\n" not in self._heard:
             if timeout is not None and not select.select([self._reader], [], [], timeout)[0]:
                 return None
@@ -60,6 +65,8 @@ class Forked:
                 return None
             self._heard += more
         line, _, self._heard = self._heard.partition(b"\n")
+        if line.startswith(_FAILED):
+            raise Failed(json.loads(line.removeprefix(_FAILED)))
         return line
 
     def kill(self) -> None:
@@ -132,6 +139,11 @@ def warm_up() -> None:
     import stigmer.resources.verbs
     import stigmer.store
     import stigmer.vault  # noqa: F401
+
+
+def tell_failure(tell: Tell, error: BaseException) -> None:
+    """Tell the process that forked this one of an exception, whichever thread has met it."""
+    tell(_FAILED + json.dumps("".join(traceback.format_exception(error))).encode())
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from faults.unsynced import Unsynced
 from stigmer import config
 from stigmer.config import StoreOptions
 from stigmer.daemon.tail import _Reader
+from stigmer.log.cursor import Cursor
 from stigmer.log.format import Frame
 from stigmer.model import Event, Op
 from stigmer.store import Store
@@ -39,8 +39,8 @@ CLIENTS = 10
 IMPATIENT = 2
 """Clients whose timeout is shorter than a restart: many of their writes have an unknown outcome."""
 BLOCKING = 2
-PROGRESS = 20
-"""The clients tell of each so many writes that were answered."""
+PROGRESS = 50
+"""The clients tell of each so many records."""
 LAST_ID = "id-1-last"
 """Of the last event of all: every follower's filter lets it through."""
 
@@ -100,7 +100,7 @@ class Followers:
                 self.show(event)
                 if is_filtered:
                     revisions.append(last)
-                if last % 16 == 0:
+                if not (is_filtered or slow):
                     self.records.append(encode(Seen(begun_ns, time.monotonic_ns(), last, False)))
                 if slow and not self.ending and last % 8 == 0:
                     await asyncio.sleep(self.chance.uniform(0, 0.02))
@@ -263,7 +263,6 @@ class Lives:
         self._found = turn.directory / "found"
         self._address = f"unix:{turn.directory / 's'}"
         self._unsynced = Unsynced(self._directory / "log")
-        self._options = StoreOptions(segment_bytes=16 * config.KIB)
 
     def lead(self) -> None:
         """Start the daemon so many times, and end it, under the clients; then let them come to their end."""
@@ -286,11 +285,12 @@ class Lives:
                 os.kill(clients.pid, signal.SIGTERM)
                 while clients.hear() is not None:
                     pass
-                turn.require(clients.wait() == 0, "a client or a follower failed; what it said is above")
+                turn.require(clients.wait() == 0, "the process of the clients failed")
                 turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
 
     def _start(self) -> ForkedDaemon:
-        return ForkedDaemon(self._directory, self._address, self._options, self._unsynced.note)
+        options = StoreOptions(segment_bytes=self._turn.random.choice((config.SEGMENT_BYTES_MIN, 32 * config.KIB)))
+        return ForkedDaemon(self._directory, self._address, options, self._unsynced.note)
 
     def _end(self, daemon: ForkedDaemon, clients: Forked) -> None:
         """End a daemon at some moment of its life."""
@@ -315,7 +315,7 @@ class Lives:
             pass
         for _ in range(steps):
             told = clients.hear()
-            self._turn.require(told is not None, "a client or a follower failed; what it said is above")
+            self._turn.require(told is not None, "the process of the clients ended by itself")
 
     def check(self) -> None:
         """Check all that was done and shown against the log."""
@@ -376,3 +376,69 @@ TAILS = Scenario(
     must=("kills", "operations", "events shown", "segments", "refusals", "unknown outcomes"),
     run=tails,
 )
+
+
+@bug(
+    "tails are woken before the sync",
+    "Followers are shown a group that is written, but neither durable nor in the views.",
+    scenario="tails",
+    amount=10,
+)
+def tails_are_woken_before_the_sync() -> None:
+    """Move the horizon first."""
+    sync = Writer._sync
+
+    def syncing(self: Writer) -> None:
+        self._horizon.advance(self._log.next_revision - 1)
+        self._horizon.wake()
+        sync(self)
+
+    Writer._sync = syncing  # type: ignore[method-assign]
+
+
+class _AtBorders:
+    """A cursor of a tail that does something wrong where it has come into another segment."""
+
+    def __init__(self, cursor: Cursor, wrong: Callable[[list[Frame]], list[Frame]]) -> None:
+        self._cursor = cursor
+        self._wrong = wrong
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def read(self, upto_revision: int, bytes_max: int = 1 << 20) -> list[Frame]:
+        before = self._cursor._segment
+        frames = self._cursor.read(upto_revision, bytes_max)
+        return self._wrong(frames) if before not in (None, self._cursor._segment) else frames
+
+
+def _wrong_at_borders(wrong: Callable[[list[Frame]], list[Frame]]) -> None:
+    make = _Reader.__init__
+
+    def making(self: _Reader, *arguments: Any) -> None:
+        make(self, *arguments)
+        self._cursor = _AtBorders(self._cursor, wrong)  # type: ignore[assignment]
+
+    _Reader.__init__ = making  # type: ignore[method-assign]
+
+
+@bug(
+    "a tail skips a commit at a segment's end",
+    "A follower that goes on in the next segment is not shown a commit.",
+    scenario="tails",
+    amount=10,
+)
+def a_tail_skips_a_commit() -> None:
+    """Leave out one."""
+    _wrong_at_borders(lambda frames: frames[1:])
+
+
+@bug(
+    "a tail repeats a commit at a segment's end",
+    "A follower that goes on in the next segment is shown a commit again.",
+    scenario="tails",
+    amount=10,
+)
+def a_tail_repeats_a_commit() -> None:
+    """Give one twice."""
+    _wrong_at_borders(lambda frames: [*frames, *frames[-1:]])
