@@ -24,6 +24,7 @@ from stigmer.daemon.lifecycle import DaemonOptions, Started, run_daemon
 
 _PR_SET_PDEATHSIG = 1
 _FAILED = b"failed "
+_FAILURE_SIZE_MAX = 3_000
 
 Tell = Callable[[bytes], None]
 """Sends a line, without its end, to the process that forked this one."""
@@ -143,7 +144,8 @@ def warm_up() -> None:
 
 def tell_failure(tell: Tell, error: BaseException) -> None:
     """Tell the process that forked this one of an exception, whichever thread has met it."""
-    tell(_FAILED + json.dumps("".join(traceback.format_exception(error))).encode())
+    # Short enough to be written to a pipe in one piece.
+    tell(_FAILED + json.dumps("".join(traceback.format_exception(error))[-_FAILURE_SIZE_MAX:]).encode())
 
 
 def _end_with_parent() -> None:

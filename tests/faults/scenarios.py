@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from faults import (
     clocks,
+    connections,
     damage,
     departures,
     kills,
@@ -32,6 +33,8 @@ ALL: tuple[Scenario, ...] = (
     damage.REGIONS,
     linearizable.EMBEDDED,
     tails.TAILS,
+    connections.DEADLINES,
+    connections.CUTS,
     owners.SCENARIO,
     departures.SCENARIO,
     clocks.SCENARIO,

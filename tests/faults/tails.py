@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -121,11 +122,11 @@ class Followers:
 
     def follow_blocking(self, address: str, failed: Callable[[BaseException], None]) -> None:
         """Follow from the start with the blocking client, on this thread."""
-        import stigmer
+        from stigmer.client import connect
 
         last = 0
         try:
-            with stigmer.connect(address, timeout=60) as client:
+            with connect(address, timeout=60, wait_for_ready=True) as client:
                 for event in client.tail(0):
                     if event.revision != last + 1:
                         raise Failed(f"a blocking tail showed revision {event.revision} behind {last}")
@@ -155,8 +156,8 @@ class _Counted(list[bytes]):
 
 async def use(address: str, seed: str, tell: Tell) -> Found:
     """Use the daemon and follow it until SIGTERM comes, then to the last event; give what was found out."""
-    import stigmer
     import stigmer.aio
+    from stigmer.client import connect
 
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
@@ -182,7 +183,7 @@ async def use(address: str, seed: str, tell: Tell) -> Found:
 
     def use_blocking(number: int) -> None:
         try:
-            with stigmer.connect(address, timeout=60) as connection:
+            with connect(address, timeout=60, wait_for_ready=True) as connection:
                 methods: dict[str, Callable[..., Any]] = {
                     "commit": connection.commit,
                     "get": connection.get,
@@ -233,10 +234,11 @@ async def use(address: str, seed: str, tell: Tell) -> Found:
         # A client or follower that ends before it is told to has failed.
         waiting = asyncio.create_task(ending.wait())
         await asyncio.wait([waiting, failure, *using, *tails], return_when=asyncio.FIRST_COMPLETED)
+        followers.ending = True
+        ending.set()  # also for the threads, where somebody failed
         for one in (failure, *using, *tails):
             if one.done():
                 one.result()
-        followers.ending = True
         await asyncio.gather(*using)
         for thread in threads[:BLOCKING]:
             await asyncio.to_thread(thread.join)
@@ -259,19 +261,19 @@ class Lives:
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._directory = turn.directory / "data"
-        self._found = turn.directory / "found"
+        self.directory = turn.directory / "data"
         self._address = f"unix:{turn.directory / 's'}"
-        self._unsynced = Unsynced(self._directory / "log")
+        self._unsynced = Unsynced(self.directory / "log")
 
-    def lead(self) -> None:
-        """Start the daemon so many times, and end it, under the clients; then let them come to their end."""
+    def lead(self) -> Found:
+        """Start the daemon so many times, and end it, under the clients; give what they found out."""
         forks.warm_up()
         turn = self._turn
+        kept = turn.directory / "found"
 
         def work(tell: Tell) -> None:
             found = asyncio.run(use(self._address, str(turn.seed), tell))
-            self._found.write_bytes(msgspec.msgpack.encode(found))
+            kept.write_bytes(msgspec.msgpack.encode(found))
 
         with Forked(work) as clients:
             for _ in range(turn.amount):
@@ -287,10 +289,11 @@ class Lives:
                     pass
                 turn.require(clients.wait() == 0, "the process of the clients failed")
                 turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
+        return msgspec.msgpack.decode(kept.read_bytes(), type=Found)
 
     def _start(self) -> ForkedDaemon:
         options = StoreOptions(segment_bytes=self._turn.random.choice((config.SEGMENT_BYTES_MIN, 32 * config.KIB)))
-        return ForkedDaemon(self._directory, self._address, options, self._unsynced.note)
+        return ForkedDaemon(self.directory, self._address, options, self._unsynced.note)
 
     def _end(self, daemon: ForkedDaemon, clients: Forked) -> None:
         """End a daemon at some moment of its life."""
@@ -317,52 +320,51 @@ class Lives:
             told = clients.hear()
             self._turn.require(told is not None, "the process of the clients ended by itself")
 
-    def check(self) -> None:
-        """Check all that was done and shown against the log."""
-        turn = self._turn
-        with Store.open(self._directory) as store:
-            log = abridged_log(store)
-            turn.count("segments", len(store.segments()))
-            if turn.random.random() < 0.2:
-                check_store(store)
-                turn.count("views compared with the log")
-        found = msgspec.msgpack.decode(self._found.read_bytes(), type=Found)
-        operations = [one for records in found.records for one in operations_of(records, NEVER)]
-        self._count(log, operations)
-        turn.count("events shown", sum(len(one.revisions) or one.last - one.after for one in found.followed))
-        events = {
-            revision: change for commit in log for revision, change in enumerate(commit.changes, commit.first_revision)
-        }
-        for revision, change in found.events:
-            turn.require(events.get(revision) == change, "a tail showed", revision=revision, it=change)
-        for one in found.followed:
-            if one.kinds is not None or one.prefix is not None:
-                expected = [
-                    revision
-                    for revision, change in events.items()
-                    if one.after < revision <= one.last
-                    and (one.kinds is None or change.kind in one.kinds)
-                    and change.id.startswith(one.prefix or "")
-                ]
-                turn.require(one.revisions == expected, "a filtered tail showed other events", tail=one)
-        history.check(log, operations)
 
-    def _count(self, log: list[Commit], operations: list[Operation]) -> None:
-        turn = self._turn
-        made = {commit.request_id for commit in log}
-        writes = [one for one in operations if isinstance(one, Write)]
-        unknown = [one for one in writes if one.answer is None]
-        turn.count("operations", len(operations))
-        turn.count("refusals", sum(isinstance(one.answer, Refused) for one in writes))
-        turn.count("unknown outcomes", len(unknown))
-        turn.count("unknown outcomes that were made", sum(one.request_id in made for one in unknown))
+def check(turn: Turn, directory: Path, found: Found) -> None:
+    """Check all that was done and shown against the log of a store."""
+    with Store.open(directory) as store:
+        log = abridged_log(store)
+        turn.count("segments", len(store.segments()))
+        if turn.random.random() < 0.2:
+            check_store(store)
+            turn.count("views compared with the log")
+    operations = [one for records in found.records for one in operations_of(records, NEVER)]
+    count(turn, log, operations)
+    turn.count("events shown", sum(len(one.revisions) or one.last - one.after for one in found.followed))
+    events = {
+        revision: change for commit in log for revision, change in enumerate(commit.changes, commit.first_revision)
+    }
+    for revision, change in found.events:
+        turn.require(events.get(revision) == change, "a tail showed what is not there", revision=revision, it=change)
+    for one in found.followed:
+        if one.kinds is not None or one.prefix is not None:
+            expected = [
+                revision
+                for revision, change in events.items()
+                if one.after < revision <= one.last
+                and (one.kinds is None or change.kind in one.kinds)
+                and change.id.startswith(one.prefix or "")
+            ]
+            turn.require(one.revisions == expected, "a filtered tail showed other events", tail=one)
+    history.check(log, operations)
+
+
+def count(turn: Turn, log: list[Commit], operations: list[Operation]) -> None:
+    """Count what was done."""
+    made = {commit.request_id for commit in log}
+    writes = [one for one in operations if isinstance(one, Write)]
+    unknown = [one for one in writes if one.answer is None]
+    turn.count("operations", len(operations))
+    turn.count("refusals", sum(isinstance(one.answer, Refused) for one in writes))
+    turn.count("unknown outcomes", len(unknown))
+    turn.count("unknown outcomes that were made", sum(one.request_id in made for one in unknown))
 
 
 def tails(turn: Turn) -> None:
     """Lead the lives of a daemon and check them."""
     lives = Lives(turn)
-    lives.lead()
-    lives.check()
+    check(turn, lives.directory, lives.lead())
 
 
 TAILS = Scenario(

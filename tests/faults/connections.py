@@ -1,0 +1,196 @@
+"""Connections that are cut off, and deadlines that pass while a commit is made: what is sent again is applied once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from faults import forks, history
+from faults.bugs import bug
+from faults.clients import Client, Mix, abridged_log, drive_async, operations_of
+from faults.forks import Forked, ForkedDaemon, Tell
+from faults.history import NEVER, Acked, Write
+from faults.proxy import Proxy
+from faults.scenario import Scenario, Turn
+from faults.tails import Found, check, count, use
+from stigmer import config
+from stigmer.config import StoreOptions
+from stigmer.decision import Decision, Ticket
+from stigmer.log import files
+from stigmer.store import Store
+
+OPTIONS = StoreOptions(segment_bytes=32 * config.KIB)
+
+# --- cut connections ---
+
+
+async def _use_through_proxy(socket: Path, seed: str, cuts: int, tell: Tell) -> Found:
+    """Use a daemon through a proxy until that has cut so many times."""
+    proxy = Proxy(socket, random.Random(f"{seed}.proxy"), cuts)
+
+    async def end_when_done() -> None:
+        await proxy.is_done.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = asyncio.create_task(end_when_done())
+    try:
+        found = await use(await proxy.listen(), seed, tell)
+        await ending
+    finally:
+        proxy.close()
+    tell(b"cuts %d" % proxy.cuts)
+    return found
+
+
+def cuts(turn: Turn) -> None:
+    """Cut every connection so many times, under clients and followers."""
+    forks.warm_up()
+    directory, socket, kept = turn.directory / "data", turn.directory / "s", turn.directory / "found"
+
+    def work(tell: Tell) -> None:
+        found = asyncio.run(_use_through_proxy(socket, str(turn.seed), turn.amount, tell))
+        kept.write_bytes(msgspec.msgpack.encode(found))
+
+    with ForkedDaemon(directory, f"unix:{socket}", OPTIONS) as daemon:
+        daemon.listening()
+        with Forked(work) as clients:
+            while (line := clients.hear()) is not None:
+                if line.startswith(b"cuts "):
+                    turn.count("cuts", int(line.split()[1]))
+            turn.require(clients.wait() == 0, "the process of the clients failed")
+        turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
+    check(turn, directory, msgspec.msgpack.decode(kept.read_bytes(), type=Found))
+
+
+CUTS = Scenario(
+    name="cuts",
+    rows=("D15",),
+    what="Connections are cut, delayed and slowed: clients come back, what they sent is applied once, tails go on.",
+    unit="cuts",
+    gate=100,
+    chunk=50,
+    soak=1_000,
+    must=("operations", "events shown", "refusals"),
+    run=cuts,
+)
+
+# --- deadlines ---
+
+DEADLINE_SECONDS = 0.1
+HASTY_ATTEMPTS = 3
+REQUESTS_AT_ONCE = 150
+
+
+def _sync_slowly(seed: int) -> None:
+    """Have each sync take about as long as a caller is willing to wait."""
+    sync = files.sync_data
+    chance = random.Random(seed)
+
+    def slowly(fd: int) -> None:
+        time.sleep(chance.choice((0, 0.5, 1.2, 2)) * DEADLINE_SECONDS)
+        sync(fd)
+
+    files.sync_data = slowly
+
+
+async def _insist(address: str, seed: str, retries: int) -> list[list[bytes]]:
+    """Make commits until so many were tried again; give the records of them all."""
+    import stigmer.aio
+
+    lanes: list[list[bytes]] = []
+    tried_again = 0
+
+    async def insist(number: int) -> None:
+        nonlocal tried_again
+        records: list[bytes] = []
+        lanes.append(records)
+        mix = Mix(random.Random(f"{seed}.{number}"), f"{seed}.{number}")
+        client = Client(mix, records, reads_at_once=False)
+        while tried_again < retries:
+            request_id, changes = mix.request()
+            for attempt in range(HASTY_ATTEMPTS + 1):
+                before = len(records)
+                connection = hasty if attempt < HASTY_ATTEMPTS else patient
+                await drive_async(client.write(request_id, changes), {"commit": connection.commit})
+                tried_again += attempt > 0
+                if len(records) == before + 2:
+                    break
+
+    async with (
+        stigmer.aio.connect(address, timeout=60) as patient,
+        stigmer.aio.connect(address, timeout=60) as first,
+    ):
+        await first.status()
+        hasty: Any = stigmer.aio.connect(address, timeout=DEADLINE_SECONDS)
+        await asyncio.gather(*(insist(number) for number in range(REQUESTS_AT_ONCE)))
+        await hasty.close()
+    return lanes
+
+
+def deadlines(turn: Turn) -> None:
+    """Try so many commits again whose deadline has passed."""
+    forks.warm_up()
+    directory, address, kept = turn.directory / "data", f"unix:{turn.directory / 's'}", turn.directory / "records"
+
+    def work(tell: Tell) -> None:
+        lanes = asyncio.run(_insist(address, str(turn.seed), turn.amount))
+        kept.write_bytes(msgspec.msgpack.encode(lanes))
+
+    with ForkedDaemon(directory, address, OPTIONS, lambda: _sync_slowly(turn.seed)) as daemon:
+        daemon.listening()
+        with Forked(work) as clients:
+            turn.require(clients.hear() is None and clients.wait() == 0, "the process of the clients failed")
+        turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
+    with Store.open(directory) as store:
+        log = abridged_log(store)
+    lanes = msgspec.msgpack.decode(kept.read_bytes(), type=list[list[bytes]])
+    operations = [one for records in lanes for one in operations_of(records, NEVER)]
+    count(turn, log, operations)
+    attempts: dict[str, list[Write]] = {}
+    for one in operations:
+        assert isinstance(one, Write)
+        attempts.setdefault(one.request_id, []).append(one)
+    for each in attempts.values():
+        turn.count("retries", sum(earlier.answer is None for earlier in each[:-1]))
+        turn.count(
+            "retries answered with what the first had done",
+            each[0].answer is None and isinstance(each[-1].answer, Acked),
+        )
+    history.check(log, operations)
+
+
+DEADLINES = Scenario(
+    name="deadlines",
+    rows=("D13",),
+    what="Deadlines pass while a slow disk syncs: what is sent again with its request id is applied exactly once.",
+    unit="retries",
+    gate=1_000,
+    chunk=1_000,
+    soak=10_000,
+    must=("retries answered with what the first had done", "unknown outcomes that were made"),
+    run=deadlines,
+)
+
+
+@bug(
+    "a repeat in the same group is made again",
+    "A request that comes twice while a group is synced is applied twice.",
+    scenario="deadlines",
+    amount=300,
+)
+def a_repeat_in_the_same_group_is_made_again() -> None:
+    """Forget what the group has had."""
+    take = Decision.take
+
+    def taking(self: Decision, ticket: Ticket) -> None:
+        self._answered.clear()
+        take(self, ticket)
+
+    Decision.take = taking  # type: ignore[method-assign]
