@@ -7,31 +7,30 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from faults import forks, history
+from faults import history
 from faults.bugs import bug
+from faults.children import Channel, in_child
 from faults.clients import Client, Mix, abridged_log, drive_async, operations_of
-from faults.forks import Forked, ForkedDaemon, Tell
+from faults.forked import Forked, a_daemon
 from faults.history import NEVER, Acked, Write
 from faults.proxy import Proxy
 from faults.scenario import Scenario, Turn
 from faults.tails import Found, check, count, use
 from stigmer import config
 from stigmer.config import StoreOptions
+from stigmer.daemon.lifecycle import DaemonOptions
 from stigmer.decision import Decision, Ticket
 from stigmer.log import files
 from stigmer.store import Store
 
-OPTIONS = StoreOptions(segment_bytes=32 * config.KIB)
-
 # --- cut connections ---
 
 
-async def _use_through_proxy(socket: Path, seed: str, cuts: int, tell: Tell) -> Found:
+async def _use_through_proxy(socket: Path, seed: str, cuts: int, channel: Channel) -> Found:
     """Use a daemon through a proxy until that has cut so many times."""
     proxy = Proxy(socket, random.Random(f"{seed}.proxy"), cuts)
 
@@ -41,32 +40,36 @@ async def _use_through_proxy(socket: Path, seed: str, cuts: int, tell: Tell) -> 
 
     ending = asyncio.create_task(end_when_done())
     try:
-        found = await use(await proxy.listen(), seed, tell)
+        found = await use(await proxy.listen(), seed, channel)
         await ending
     finally:
         proxy.close()
-    tell(b"cuts %d" % proxy.cuts)
     return found
 
 
 def cuts(turn: Turn) -> None:
     """Cut every connection so many times, under clients and followers."""
-    forks.warm_up()
-    directory, socket, kept = turn.directory / "data", turn.directory / "s", turn.directory / "found"
+    directory, socket = turn.directory / "data", turn.directory / "s"
 
-    def work(tell: Tell) -> None:
-        found = asyncio.run(_use_through_proxy(socket, str(turn.seed), turn.amount, tell))
-        kept.write_bytes(msgspec.msgpack.encode(found))
+    def work(channel: Channel) -> None:
+        channel.send(asyncio.run(_use_through_proxy(socket, str(turn.seed), turn.amount, channel)))
 
-    with ForkedDaemon(directory, f"unix:{socket}", OPTIONS) as daemon:
-        daemon.listening()
-        with Forked(work) as clients:
-            while (line := clients.hear()) is not None:
-                if line.startswith(b"cuts "):
-                    turn.count("cuts", int(line.split()[1]))
-            turn.require(clients.wait() == 0, "the process of the clients failed")
-        turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
-    check(turn, directory, msgspec.msgpack.decode(kept.read_bytes(), type=Found))
+    found = _beside_a_daemon(turn, work)[-1]
+    turn.count("cuts", turn.amount)
+    check(turn, directory, found)
+
+
+def _beside_a_daemon(
+    turn: Turn, work: Callable[[Channel], None], prepare: Callable[[], None] = lambda: None
+) -> list[Any]:
+    """Do some work in a process beside a daemon that listens on the socket `s`; give what it sent."""
+    listen = f"unix:{turn.directory / 's'}"
+    options = DaemonOptions(str(turn.directory / "data"), (listen,), StoreOptions(segment_bytes=32 * config.KIB))
+    with Forked(a_daemon(options), prepare) as daemon:
+        turn.require(daemon.report().has_started, "the daemon did not start", report=daemon.report())
+        sent = in_child(work)
+        turn.require(daemon.stop() == 0, "the daemon did not stop")
+    return sent
 
 
 CUTS = Scenario(
@@ -136,21 +139,14 @@ async def _insist(address: str, seed: str, retries: int) -> list[list[bytes]]:
 
 def deadlines(turn: Turn) -> None:
     """Try so many commits again whose deadline has passed."""
-    forks.warm_up()
-    directory, address, kept = turn.directory / "data", f"unix:{turn.directory / 's'}", turn.directory / "records"
+    directory, address = turn.directory / "data", f"unix:{turn.directory / 's'}"
 
-    def work(tell: Tell) -> None:
-        lanes = asyncio.run(_insist(address, str(turn.seed), turn.amount))
-        kept.write_bytes(msgspec.msgpack.encode(lanes))
+    def work(channel: Channel) -> None:
+        channel.send(asyncio.run(_insist(address, str(turn.seed), turn.amount)))
 
-    with ForkedDaemon(directory, address, OPTIONS, lambda: _sync_slowly(turn.seed)) as daemon:
-        daemon.listening()
-        with Forked(work) as clients:
-            turn.require(clients.hear() is None and clients.wait() == 0, "the process of the clients failed")
-        turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
+    lanes = _beside_a_daemon(turn, work, lambda: _sync_slowly(turn.seed))[-1]
     with Store.open(directory) as store:
         log = abridged_log(store)
-    lanes = msgspec.msgpack.decode(kept.read_bytes(), type=list[list[bytes]])
     operations = [one for records in lanes for one in operations_of(records, NEVER)]
     count(turn, log, operations)
     attempts: dict[str, list[Write]] = {}

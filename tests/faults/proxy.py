@@ -21,8 +21,6 @@ class Proxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.is_done = asyncio.Event()
-        self.cuts = 0
-        """How many times there was somebody to cut off."""
         self._bytes_left = self._bytes_to_next()
 
     async def listen(self) -> str:
@@ -72,7 +70,6 @@ class Proxy:
             pass
 
     def _cut(self) -> None:
-        self.cuts += 1
         self._cuts_left -= 1
         self._bytes_left = self._bytes_to_next()
         self._abort()

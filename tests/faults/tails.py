@@ -15,20 +15,22 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from checks import check_store
 
-from faults import forks, history
+from faults import history
 from faults.bugs import bug
+from faults.children import Channel, Child
 from faults.clients import Client, Mix, abridged, abridged_log, drive, drive_async, encode, operations_of
-from faults.forks import Forked, ForkedDaemon, Tell
+from faults.forked import Forked, a_daemon
 from faults.history import NEVER, Change, Commit, Operation, Refused, Seen, Write
 from faults.scenario import Failed, Scenario, Turn
 from faults.unsynced import Unsynced
 from stigmer import config
 from stigmer.config import StoreOptions
+from stigmer.daemon.lifecycle import DaemonOptions
 from stigmer.daemon.tail import _Reader
 from stigmer.log.cursor import Cursor
 from stigmer.log.format import Frame
@@ -60,7 +62,7 @@ class Followed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     last: int
 
 
-class Found(msgspec.Struct, frozen=True, array_like=True):
+class Found(NamedTuple):
     """What the process of the clients found out."""
 
     records: list[list[bytes]]
@@ -154,7 +156,7 @@ class _Counted(list[bytes]):
         self._progress()
 
 
-async def use(address: str, seed: str, tell: Tell) -> Found:
+async def use(address: str, seed: str, channel: Channel) -> Found:
     """Use the daemon and follow it until SIGTERM comes, then to the last event; give what was found out."""
     import stigmer.aio
     from stigmer.client import connect
@@ -169,7 +171,7 @@ async def use(address: str, seed: str, tell: Tell) -> Found:
         nonlocal done
         done += 1  # of two threads, one may be lost, which does no harm
         if done % PROGRESS == 0:
-            tell(b"progress")
+            channel.send("progress")
 
     def fail(error: BaseException) -> None:
         loop.call_soon_threadsafe(lambda: failure.done() or failure.set_exception(error))
@@ -267,58 +269,55 @@ class Lives:
 
     def lead(self) -> Found:
         """Start the daemon so many times, and end it, under the clients; give what they found out."""
-        forks.warm_up()
         turn = self._turn
-        kept = turn.directory / "found"
 
-        def work(tell: Tell) -> None:
-            found = asyncio.run(use(self._address, str(turn.seed), tell))
-            kept.write_bytes(msgspec.msgpack.encode(found))
+        def work(channel: Channel) -> None:
+            channel.send(asyncio.run(use(self._address, str(turn.seed), channel)))
 
-        with Forked(work) as clients:
+        with Child(work) as clients:
             for _ in range(turn.amount):
                 with self._start() as daemon:
                     self._end(daemon, clients)
                 turn.count("restarts")
                 turn.count("cuts of what was not synced", self._unsynced.lose(turn.random) > 0)
             with self._start() as daemon:
-                daemon.listening()
-                self._wait(clients, 2)
+                self._wait(daemon, clients, 2)
                 os.kill(clients.pid, signal.SIGTERM)
-                while clients.hear() is not None:
-                    pass
-                turn.require(clients.wait() == 0, "the process of the clients failed")
-                turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
-        return msgspec.msgpack.decode(kept.read_bytes(), type=Found)
+                found = clients.rest()[-1]
+                assert isinstance(found, Found)
+                turn.require(daemon.stop() == 0, "the daemon did not stop")
+        return found
 
-    def _start(self) -> ForkedDaemon:
-        options = StoreOptions(segment_bytes=self._turn.random.choice((config.SEGMENT_BYTES_MIN, 32 * config.KIB)))
-        return ForkedDaemon(self.directory, self._address, options, self._unsynced.note)
+    def _start(self) -> Forked:
+        segment_bytes = self._turn.random.choice((config.SEGMENT_BYTES_MIN, 32 * config.KIB))
+        options = DaemonOptions(str(self.directory), (self._address,), StoreOptions(segment_bytes=segment_bytes))
+        return Forked(a_daemon(options), self._unsynced.note)
 
-    def _end(self, daemon: ForkedDaemon, clients: Forked) -> None:
+    def _end(self, daemon: Forked, clients: Child) -> None:
         """End a daemon at some moment of its life."""
         turn, chance = self._turn, self._turn.random
         if chance.random() < 0.1:
             time.sleep(chance.uniform(0, 0.08))
-            turn.count("kills while starting", daemon.hear(0) is None)
             daemon.kill()
+            turn.count("kills around a start")
         else:
-            daemon.listening()
-            self._wait(clients, chance.choice((0, 1, 1, 2, 5)))
+            self._wait(daemon, clients, chance.choice((0, 1, 1, 2, 5)))
             if chance.random() < 0.1:
-                turn.require(daemon.stop() == 0, "the daemon did not stop", said=daemon.said())
+                turn.require(daemon.stop() == 0, "the daemon did not stop")
                 turn.count("clean ends")
             else:
                 daemon.kill()
         turn.count("kills", daemon.wait() == -signal.SIGKILL)
 
-    def _wait(self, clients: Forked, steps: int) -> None:
-        """Wait until the clients have come some steps further."""
-        while clients.hear(0):
+    def _wait(self, daemon: Forked, clients: Child, steps: int) -> None:
+        """Wait until the daemon listens, and then until the clients have come some steps further."""
+        turn = self._turn
+        turn.require(daemon.report().has_started, "the daemon did not start", report=daemon.report())
+        while clients.receive(0):
             pass
-        for _ in range(steps):
-            told = clients.hear()
-            self._turn.require(told is not None, "the process of the clients ended by itself")
+        while steps > 0:
+            steps -= len(clients.receive())
+            turn.require(not clients.is_at_end, "the process of the clients ended by itself")
 
 
 def check(turn: Turn, directory: Path, found: Found) -> None:
