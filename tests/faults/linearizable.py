@@ -58,7 +58,7 @@ def live(
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     chance = random.Random(seed)
     # Short, so that the writer need not wait for readers, who wait for nothing; and so that they meet everywhere.
-    sys.setswitchinterval(chance.choice((0.00002, 0.0001, 0.0005)))
+    sys.setswitchinterval(chance.choice((0.0001, 0.0005, 0.001)))
     # Small, so that flushes fall among the operations.
     config.UNFLUSHED_ENTRIES_MAX = chance.choice((20, 100, 1_000))
     config.LIST_UNFLUSHED_MAX = chance.choice((10, 1_000))
@@ -199,7 +199,7 @@ EMBEDDED = Scenario(
     what="Threads use an embedded store that is killed: one order explains every answer, and is that of the log.",
     unit="operations",
     gate=20_000,
-    chunk=20_000,
+    chunk=50_000,
     soak=1_000_000,
     must=("kills", "writes under way", "unknown outcomes that were made", "refusals", "segments"),
     run=embedded,
