@@ -1,4 +1,4 @@
-"""Connections that are cut off, and deadlines that pass while a commit is made: what is sent again is applied once."""
+"""Connections that are cut, networks that lose packets, deadlines that pass: what is sent again is applied once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults import history
+from faults import history, needs, network
 from faults.bugs import bug
-from faults.children import Channel, in_child
+from faults.children import Channel, Child, in_child
 from faults.clients import Client, Mix, abridged_log, drive_async, operations_of
 from faults.forked import Forked, a_daemon
 from faults.history import NEVER, Acked, Write
@@ -26,6 +26,8 @@ from stigmer.daemon.lifecycle import DaemonOptions
 from stigmer.decision import Decision, Ticket
 from stigmer.log import files
 from stigmer.store import Store
+
+OPTIONS = StoreOptions(segment_bytes=32 * config.KIB)
 
 # --- cut connections ---
 
@@ -64,7 +66,7 @@ def _beside_a_daemon(
 ) -> list[Any]:
     """Do some work in a process beside a daemon that listens on the socket `s`; give what it sent."""
     listen = f"unix:{turn.directory / 's'}"
-    options = DaemonOptions(str(turn.directory / "data"), (listen,), StoreOptions(segment_bytes=32 * config.KIB))
+    options = DaemonOptions(str(turn.directory / "data"), (listen,), OPTIONS)
     with Forked(a_daemon(options), prepare) as daemon:
         turn.require(daemon.report().has_started, "the daemon did not start", report=daemon.report())
         sent = in_child(work)
@@ -82,6 +84,41 @@ CUTS = Scenario(
     soak=1_000,
     must=("operations", "events shown", "refusals"),
     run=cuts,
+)
+
+# --- lost packets ---
+
+
+def losses(turn: Turn) -> None:
+    """Have so many packets dropped between a daemon and its clients and followers."""
+    network.enter_narrow()
+    directory = turn.directory / "data"
+    options = DaemonOptions(str(directory), ("127.0.0.1:0",), OPTIONS)
+    with Forked(a_daemon(options)) as daemon:
+        turn.require(daemon.report().has_started, "the daemon did not start", report=daemon.report())
+        address = daemon.report().listen[0]
+        with Child(lambda channel: channel.send(asyncio.run(use(address, str(turn.seed), channel)))) as clients:
+            while network.dropped() < turn.amount:
+                clients.receive()
+                turn.require(not clients.is_at_end, "the process of the clients ended by itself")
+            os.kill(clients.pid, signal.SIGTERM)
+            found = clients.rest()[-1]
+        turn.require(daemon.stop() == 0, "the daemon did not stop")
+    turn.count("lost packets", network.dropped())
+    check(turn, directory, found)
+
+
+LOSSES = Scenario(
+    name="losses",
+    rows=("D15",),
+    what="On a network of 1 Mbit/s that drops packets, what is sent is applied once, and tails show everything.",
+    unit="lost packets",
+    gate=1_000,
+    chunk=1_000,
+    soak=50_000,
+    must=("operations", "events shown"),
+    run=losses,
+    needs=(needs.network,),
 )
 
 # --- deadlines ---

@@ -35,6 +35,7 @@ ALL: tuple[Scenario, ...] = (
     tails.TAILS,
     connections.DEADLINES,
     connections.CUTS,
+    connections.LOSSES,
     owners.SCENARIO,
     departures.SCENARIO,
     clocks.SCENARIO,
