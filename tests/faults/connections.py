@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from faults.proxy import Proxy
 from faults.scenario import Scenario, Turn
 from faults.tails import Found, check, count, use
 from stigmer import config
+from stigmer.client.requests import TailFilter
 from stigmer.config import StoreOptions
 from stigmer.daemon.lifecycle import DaemonOptions
 from stigmer.decision import Decision, Ticket
@@ -227,3 +229,22 @@ def a_repeat_in_the_same_group_is_made_again() -> None:
         take(self, ticket)
 
     Decision.take = taking  # type: ignore[method-assign]
+
+
+@bug(
+    "a tail that comes back skips an event",
+    "A follower whose connection broke goes on one revision too far.",
+    scenario="cuts",
+    amount=40,
+)
+def a_tail_that_comes_back_skips_an_event() -> None:
+    """Ask for more than the first time."""
+    request = TailFilter.request
+    asked: weakref.WeakSet[TailFilter] = weakref.WeakSet()
+
+    def requesting(self: TailFilter, after: int) -> bytes:
+        comes_back = self in asked
+        asked.add(self)
+        return request(self, after + (comes_back and after > 0))
+
+    TailFilter.request = requesting  # type: ignore[method-assign]
