@@ -1,4 +1,4 @@
-"""The horizon: the last revision that readers may see, and those who wait for it to move.
+"""The horizon: the last revision that followers may see, and those who wait for it to move.
 
 It moves only after a group is durable (as far as the store was asked to make it) and in the views. Followers wait on
 it; none has a queue here.

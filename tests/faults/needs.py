@@ -10,6 +10,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from faults.network import NARROW
+
 
 @cache
 def root() -> str:
@@ -43,6 +45,20 @@ def loop_device() -> str:
             return f"needs a loop device: {tried.stderr.strip()[:200]}"
         subprocess.run(["losetup", "--detach", tried.stdout.strip()], check=True)
     return ""
+
+
+@cache
+def network() -> str:
+    """To have a network of its own, and make it narrow."""
+    if reason := linux() or root():
+        return reason
+    for program in ("unshare", "ip", "tc"):
+        if shutil.which(program) is None:
+            return f"needs {program} (Debian: apt install util-linux iproute2)"
+    tried = subprocess.run(
+        ["unshare", "-n", "sh", "-c", " && ".join(NARROW)], capture_output=True, text=True, check=False
+    )
+    return "" if tried.returncode == 0 else f"cannot make a narrow network: {tried.stderr.strip()[:200]}"
 
 
 def linux() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from faults import (
     clocks,
+    connections,
     damage,
     departures,
     kills,
@@ -34,6 +35,9 @@ ALL: tuple[Scenario, ...] = (
     damage.REGIONS,
     linearizable.EMBEDDED,
     tails.TAILS,
+    connections.DEADLINES,
+    connections.CUTS,
+    connections.LOSSES,
     owners.SCENARIO,
     departures.SCENARIO,
     clocks.SCENARIO,

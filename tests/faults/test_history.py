@@ -423,7 +423,7 @@ def disturb(chance: random.Random, one: Operation, revisions: int) -> Operation:
 def test_a_search_over_all_orders_agrees() -> None:
     """Over short histories, many of them disturbed, the checker and the definition come to the same verdict."""
     verdicts: Counter[bool] = Counter()
-    for seed in range(2_500):
+    for seed in range(1_500):
         chance = random.Random(seed)
         log, operations = history_of(chance, chance.randint(3, 7), chance.choice([5, 15, 40]))
         for _ in range(chance.choice((0, 0, 2, 4))):
@@ -432,4 +432,4 @@ def test_a_search_over_all_orders_agrees() -> None:
         verdict = search(log, operations)
         assert is_explained(log, operations) == verdict, (seed, log, operations)
         verdicts[verdict] += 1
-    assert min(verdicts[True], verdicts[False]) > 300, verdicts
+    assert min(verdicts[True], verdicts[False]) > 150, verdicts
