@@ -5,9 +5,11 @@ gRPC does not survive a fork. So the process that forks makes no call with it, a
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -31,6 +33,9 @@ from stigmer.daemon.lifecycle import DaemonOptions, Started, run_daemon
 from stigmer.errors import LogLocked, StigmerError
 from stigmer.resources.methods import all_methods
 from stigmer.store import Store
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -148,9 +153,16 @@ def _prepare() -> None:
     gc.freeze()
 
 
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it is gone, however that went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _run_to_end(run: Run, prepare: Callable[[], None], write_end: int) -> None:
     status = 1
     try:
+        _end_with_parent()
         prepare()
         with open(write_end, "wb", buffering=0) as pipe:
 
