@@ -37,6 +37,7 @@ from stigmer.daemon.info import (
     read_daemon_info,
     read_owner,
     remove_daemon_info,
+    unusable_file,
     wait_until_free,
     write_daemon_info,
 )
@@ -146,7 +147,10 @@ def _open_and_serve(
     access.check_reach([parse_listen(address) for address in options.listen])
     with Store.open(options.data_dir, options.store, command=options.command) as store:
         data_dir = store.directory
-        process_log.attach(data_dir)
+        try:
+            process_log.attach(data_dir)
+        except OSError as error:
+            raise unusable_file(data_dir, error) from error
         close_to_others(data_dir)
         access.open(data_dir)
 

@@ -34,7 +34,6 @@ from stigmer.errors import LogLocked, StigmerError
 from stigmer.resources.methods import all_methods
 from stigmer.store import Store
 
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -49,6 +48,7 @@ class Report(msgspec.Struct, frozen=True):
     error: str = ""
     """The class of the error for which it did not start."""
     message: str = ""
+    hint: str = ""
     told_pid: int | None = None
     """Whom the error named as the owner."""
 
@@ -175,7 +175,15 @@ def _run_to_end(run: Run, prepare: Callable[[], None], write_end: int) -> None:
             except StigmerError as error:
                 told_pid = error.pid if isinstance(error, LogLocked) else None
                 with suppress(BrokenPipeError):
-                    tell(Report(os.getpid(), error=type(error).__name__, message=str(error), told_pid=told_pid))
+                    tell(
+                        Report(
+                            os.getpid(),
+                            error=type(error).__name__,
+                            message=error.message,
+                            hint=error.hint or "",
+                            told_pid=told_pid,
+                        )
+                    )
     except BaseException:
         traceback.print_exc()
     finally:

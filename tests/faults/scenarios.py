@@ -11,6 +11,7 @@ from faults import (
     lost_writes,
     out_of_memory,
     owners,
+    places,
     recoveries,
     stops,
     system_calls,
@@ -35,6 +36,7 @@ ALL: tuple[Scenario, ...] = (
     owners.SCENARIO,
     departures.SCENARIO,
     clocks.SCENARIO,
+    places.SCENARIO,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}
