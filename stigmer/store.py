@@ -329,7 +329,7 @@ class Store:
                 try:
                     message = snapshot.message_in(transaction, databases, next(changes), key)
                 except CorruptView as error:
-                    rows.append(error)
+                    rows.append(error.without_frames())
                     continue
                 rows.append(NotFound(*parts_of(key)) if message is None else message)
                 taken += len(message or b"")
@@ -729,7 +729,8 @@ def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
     try:
         return checked_key_of(kind, id)
     except InvalidArgument as error:
-        return error
+        # An error that is not raised on would keep the frames of who asked, and so itself and all that was asked for.
+        return error.without_frames()
 
 
 def transacted(ticket: Ticket) -> Transacted:
