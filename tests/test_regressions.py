@@ -32,6 +32,7 @@ from stigmer.errors import (
     DataDirectoryError,
     DiskFull,
     NotFound,
+    StigmerError,
     StorageFailed,
     Unavailable,
 )
