@@ -48,6 +48,7 @@ def parsed(payload: bytes, value_bytes_max: int) -> Prepared:
     """Check a commit that was serialized elsewhere. Raises `InvalidArgument` or `ResourceExhausted`."""
     _check_bytes(len(payload))
     commit = codec.decode_commit(payload)
+    _check_count(len(commit.events))
     changes, conditional = _checked_changes(commit)
     _check_sizes(changes, payload, value_bytes_max)
     return Prepared(payload, changes, commit.request_id, conditional)
@@ -93,15 +94,19 @@ def _check_bytes(size: int) -> None:
         )
 
 
-def _check_sizes(changes: Sequence[Change], payload: bytes, value_bytes_max: int) -> None:
-    _check_bytes(len(payload))
-    if len(changes) > config.COMMIT_EVENTS_MAX:
+def _check_count(count: int) -> None:
+    if count > config.COMMIT_EVENTS_MAX:
         raise ResourceExhausted(
-            f"the commit has {len(changes)} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
+            f"the commit has {count} events; COMMIT_EVENTS_MAX is {config.COMMIT_EVENTS_MAX}",
             limit="COMMIT_EVENTS_MAX",
             limit_value=config.COMMIT_EVENTS_MAX,
             hint="make several smaller commits",
         )
+
+
+def _check_sizes(changes: Sequence[Change], payload: bytes, value_bytes_max: int) -> None:
+    _check_bytes(len(payload))
+    _check_count(len(changes))
     if len(payload) <= value_bytes_max:
         return
     for change in changes:

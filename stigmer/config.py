@@ -122,6 +122,11 @@ DRAIN_SECONDS = 5.0
 FILES_RESERVED = 256
 """Open files that are kept free of connections, beside one for each tail."""
 
+FILES_MIN = 64
+"""A daemon does not start where fewer files may be open at a time."""
+THREADS_MIN = 32
+"""A daemon does not start where fewer threads can be started."""
+
 PEER_SILENCE_SECONDS = 60
 """A peer on TLS that was silent for so long is sent a ping,"""
 PEER_ANSWER_SECONDS = 20

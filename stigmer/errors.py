@@ -12,6 +12,8 @@ it at most once. `BatchFailed` is about many writes and has an error of either g
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class StigmerError(Exception):
     """The root of every error that Stigmer raises on purpose.
@@ -30,6 +32,15 @@ class StigmerError(Exception):
     def message(self) -> str:
         """What happened, to what, in one line."""
         return str(self.args[0])
+
+    def without_frames(self) -> Self:
+        """Give the error itself, which has let go of where it came from.
+
+        For one that is kept as a value or handed to others: its frames hold whatever was being worked on, which may be
+        many times the size of a request, and often the error itself, so that only a collection would free it.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 # --- what the caller asked for -------------------------------------------------------------------------

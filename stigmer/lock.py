@@ -6,6 +6,7 @@ in the file only says who holds it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import weakref
@@ -67,7 +68,7 @@ def take(data_directory: str, command: str) -> Lock:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise DataDirectoryError(data_directory, f"cannot be used: {error.strerror} ({path})") from error
+        raise _unusable(data_directory, error) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -84,8 +85,19 @@ def take(data_directory: str, command: str) -> Lock:
         os.ftruncate(fd, len(me))
     except OSError as error:
         os.close(fd)
-        raise DataDirectoryError(data_directory, f"cannot be used: {error.strerror} ({path})") from error
+        raise _unusable(data_directory, error) from error
     return Lock(fd)
+
+
+def _unusable(data_directory: str, error: OSError) -> DataDirectoryError:
+    path = os.path.join(data_directory, _FILE)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "start as the user whose file it is, give yourself access to it, or choose another with --data-dir"
+    elif error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+        hint = f"move {path} away; it is made anew"
+    else:
+        hint = "choose another with --data-dir"
+    return DataDirectoryError(data_directory, f"cannot be used: {error.strerror} ({path})", hint=hint)
 
 
 def owner(data_directory: str) -> Owner | None:

@@ -10,6 +10,7 @@ all of which is as durable as the store was asked to make it; what a page or a r
 from __future__ import annotations
 
 import builtins
+import errno
 import logging
 import os
 import sys
@@ -142,6 +143,7 @@ class Store:
         held = lock.take(directory, command or "a program that embeds stigmer")
         try:
             unfinished.check(directory)
+            _check_views(directory)
             log, generation, notes = _open_parts(directory, options)
         except BaseException:
             held.release()
@@ -327,7 +329,7 @@ class Store:
                 try:
                     message = snapshot.message_in(transaction, databases, next(changes), key)
                 except CorruptView as error:
-                    rows.append(error)
+                    rows.append(error.without_frames())
                     continue
                 rows.append(NotFound(*parts_of(key)) if message is None else message)
                 taken += len(message or b"")
@@ -727,7 +729,8 @@ def _key_or_error(kind: str, id: str) -> bytes | StigmerError:
     try:
         return checked_key_of(kind, id)
     except InvalidArgument as error:
-        return error
+        # An error that is not raised on would keep the frames of who asked, and so itself and all that was asked for.
+        return error.without_frames()
 
 
 def transacted(ticket: Ticket) -> Transacted:
@@ -753,6 +756,12 @@ def _note(tickets: list[Ticket]) -> None:
 def _prepare_directory(directory: str, create: bool) -> None:
     try:
         if not os.path.exists(directory):
+            if os.path.islink(directory):
+                raise DataDirectoryError(
+                    directory,
+                    "is a symbolic link that leads nowhere",
+                    hint="remove or mend the link, or choose another with --data-dir",
+                )
             if not create:
                 raise DataDirectoryError(
                     directory,
@@ -773,6 +782,24 @@ def _prepare_directory(directory: str, create: bool) -> None:
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise DataDirectoryError(
             directory, "is not writable", hint="give yourself access to it, or choose another with --data-dir"
+        )
+
+
+def _check_views(directory: str) -> None:
+    """Raise `DataDirectoryError` where what lies in the place of the views is no directory of ours."""
+    path = os.path.join(directory, "views")
+    if not os.path.lexists(path):
+        return
+    problem = None
+    if not os.path.isdir(path):
+        problem = os.strerror(errno.ENOTDIR)
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        problem = os.strerror(errno.EACCES)
+    if problem is not None:
+        raise DataDirectoryError(
+            directory,
+            f"cannot be used: {problem} ({path})",
+            hint="make it accessible, or move it away: the views are folded again from the log",
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
@@ -99,6 +100,11 @@ def _text(value: str) -> str:
     if len(told) <= ERROR_TEXT_BYTES_MAX:
         return told.decode("utf-8")
     return told[: ERROR_TEXT_BYTES_MAX - 3].decode("utf-8", "ignore") + "..."
+
+
+def path_text(path: str) -> str:
+    """Give a path as text that protobuf and JSON take, whatever the locale: what is not UTF-8 in it is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def message_of(error: StigmerError) -> str:

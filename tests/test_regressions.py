@@ -32,6 +32,7 @@ from stigmer.errors import (
     DataDirectoryError,
     DiskFull,
     NotFound,
+    StigmerError,
     StorageFailed,
     Unavailable,
 )
@@ -753,3 +754,12 @@ def test_lock_that_cannot_be_signed_is_not_kept(directory: Path, monkeypatch: py
         with pytest.raises(DataDirectoryError, match="full"):
             lock.take(str(directory), "test")
     lock.take(str(directory), "test").release()
+
+
+def test_error_that_is_kept_holds_nothing_of_the_request(store: Store) -> None:
+    """The errors of a read of many keys keep no frames, and so neither each other nor what was asked for."""
+    rows = store.get_rows([("k", "/"), ("", "a"), ("k", "absent")], 1)
+    assert [type(row).__name__ for row in rows] == ["InvalidArgument", "InvalidArgument", "NotFound"]
+    assert [(row.__traceback__, row.__context__, row.__cause__) for row in rows if isinstance(row, StigmerError)] == [
+        (None, None, None)
+    ] * 3

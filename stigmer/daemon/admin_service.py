@@ -46,7 +46,7 @@ class AdminService:
         return store_pb2.StatusResponse(
             version=found.version,
             store_id=found.store_id,
-            data_dir=found.data_dir,
+            data_dir=wire.path_text(found.data_dir),
             pid=found.pid,
             started_at_ns=found.started_at_ns,
             durability=found.durability,
@@ -112,7 +112,7 @@ class AdminService:
             await context.write(
                 store_pb2.BackupPoint(
                     store_id=point.store_id,
-                    data_dir=point.data_dir,
+                    data_dir=wire.path_text(point.data_dir),
                     segments=map(_segment, point.segments),
                     master_key=self._resources.vault.master_key_place,
                 ).SerializeToString()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stigmer.decision import Operation, Ticket
+from stigmer.errors import StigmerError
 from stigmer.model import Committed, Transacted
 from stigmer.store import Store, transacted
 
@@ -42,7 +43,13 @@ class CommitQueue:
 
     def submit_elsewhere(self, payload: bytes, settle: Settle) -> None:
         """Do the same on another thread, where checking the commit takes long."""
-        self._store.submit(payload, self._deliver, settle)
+        try:
+            self._store.submit(payload, self._deliver, settle)
+            return
+        except StigmerError as error:
+            refusal = error
+        # It waits for the event loop, and others behind it.
+        raise refusal.without_frames()
 
     async def commit(self, submit: Callable[[Settle], Any]) -> Committed:
         """Queue a commit by a function that is given the `Settle`, and wait for its answer."""

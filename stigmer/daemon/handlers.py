@@ -47,6 +47,8 @@ def error_told(path: str, error: StigmerError) -> StigmerError:
 async def refuse(context: Context, path: str, error: StigmerError) -> None:
     """End a call with an error."""
     error = error_told(path, error)
+    # gRPC keeps what ends a call until a collection comes by.
+    error = error.without_frames()
     await context.abort(
         grpc.StatusCode[wire.status_of(error)],
         wire.message_of(error),

@@ -30,19 +30,30 @@ class DaemonInfo(msgspec.Struct, frozen=True):
 
 
 def write_daemon_info(data_dir: str, info: DaemonInfo) -> None:
-    """Write the file as a whole or not at all."""
+    """Write the file as a whole or not at all. Raises `DataDirectoryError` where something else is in its place."""
     path = os.path.join(data_dir, _FILE)
-    with open(path + ".new", "wb", opener=functools.partial(os.open, mode=0o600)) as file:
-        file.write(msgspec.json.encode(info))
-    os.replace(path + ".new", path)
+    try:
+        with open(path + ".new", "wb", opener=functools.partial(os.open, mode=0o600)) as file:
+            file.write(msgspec.json.encode(info))
+        os.replace(path + ".new", path)
+    except OSError as error:
+        raise unusable_file(data_dir, error) from error
+
+
+def unusable_file(data_dir: str, error: OSError) -> DataDirectoryError:
+    """Give the error for a file of the daemon's that it cannot write, for what is in its place."""
+    where = error.filename2 or error.filename or data_dir
+    return DataDirectoryError(
+        data_dir, f"cannot be used: {error.strerror} ({where})", hint="make it accessible, or move it away"
+    )
 
 
 def remove_daemon_info(data_dir: str) -> None:
     """Remove the file, where it is."""
     try:
         os.unlink(os.path.join(data_dir, _FILE))
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        pass  # not one that was written
 
 
 def read_owner(data_dir: str) -> lock.Owner | None:

@@ -37,6 +37,7 @@ from stigmer.daemon.info import (
     read_daemon_info,
     read_owner,
     remove_daemon_info,
+    unusable_file,
     wait_until_free,
     write_daemon_info,
 )
@@ -114,6 +115,7 @@ def run_daemon(options: DaemonOptions, ready: Callable[[Started], None]) -> None
     try:
         _refuse_slow_protobuf()
         _allow_many_files()
+        _check_threads()
         process_log = ProcessLog()
         try:
             _open_and_serve(options, ready, waiting_parent, process_log, begun)
@@ -145,7 +147,10 @@ def _open_and_serve(
     access.check_reach([parse_listen(address) for address in options.listen])
     with Store.open(options.data_dir, options.store, command=options.command) as store:
         data_dir = store.directory
-        process_log.attach(data_dir)
+        try:
+            process_log.attach(data_dir)
+        except OSError as error:
+            raise unusable_file(data_dir, error) from error
         close_to_others(data_dir)
         access.open(data_dir)
 
@@ -264,13 +269,42 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files as far as is allowed: a connection is a file, and so is a segment being read."""
+    """Raise the limit of open files as far as is allowed: a connection is a file, and so is a segment being read.
+
+    Raises `StigmerError` where it stays so low that gRPC, which cannot do without, would end the process.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
             pass  # "unlimited" is more than some systems allow; then what there is has to do
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < config.FILES_MIN:
+        raise StigmerError(
+            f"only {soft} files may be open at a time; a daemon takes {config.FILES_MIN} at least",
+            hint="raise the limit of open files: ulimit -n 4096",
+        )
+
+
+def _check_threads() -> None:
+    """Raise `StigmerError` where so few threads can be started that gRPC would end the process, and not say why."""
+    done = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(config.THREADS_MIN):
+            thread = threading.Thread(target=done.wait)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise StigmerError(
+            f"only {len(started)} threads can be started; a daemon takes {config.THREADS_MIN} at least",
+            hint="raise the limit of processes and threads: ulimit -u, or pids.max of the control group",
+        ) from error
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
 
 
 def _refuse_slow_protobuf() -> None:

@@ -31,7 +31,7 @@ from stigmer.daemon.watches import Presented, Watches
 from stigmer.errors import AddressInUse, InvalidArgument
 from stigmer.resources.verbs import Resources
 from stigmer.store import Store
-from stigmer.wire import Address
+from stigmer.wire import Address, path_text
 
 _READERS = 4
 """Threads that read cold parts of the log and look inside the store, so that the event loop does not."""
@@ -157,7 +157,7 @@ class Server:
             finally:
                 os.umask(mask)
             self._sockets.append((address.path, os.lstat(address.path).st_ino))
-        return str(address)
+        return path_text(str(address))
 
     def _bind_own_socket(self, address: Address) -> None:
         try:

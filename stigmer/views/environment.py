@@ -176,7 +176,7 @@ class Environment:
             _check_file(self._path)
             _fill_lock_file(os.path.join(directory, _LOCK_FILE))
             self._env = lmdb.open(
-                directory,
+                os.fsencode(directory),  # it would take no other letters than the locale's
                 map_size=max(map_bytes, _size_of(self._path)),
                 sync=False,
                 metasync=False,

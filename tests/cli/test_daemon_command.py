@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,22 @@ def test_logs_print_the_process_log(shell: Shell) -> None:
     follower.stdout.close()
     follower.stderr.close()
     assert "sealed" in shell.run("daemon", "logs").stdout
+
+
+def test_bare_surroundings(shell: Shell) -> None:
+    """No home, no locale, a narrow umask, few files, and a folder to be in that cannot be written: it serves."""
+    directory = shell.home / "dätä"
+    file = shell.home / "value"
+    file.write_bytes(b"v")
+    bare = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "HOME": ""}
+    narrow = ["sh", "-c", 'umask 077; ulimit -n 64; cd /proc; unset HOME; exec "$@"', "sh"]
+    where = ["--data-dir", directory]
+    python_path = ":".join(path for path in sys.path if path)
+    shell.run("daemon", "--detach", "--listen", "127.0.0.1:0", *where, wrapper=narrow, PYTHONPATH=python_path, **bare)
+    try:
+        shell.run("save", "note", "first", "-f", file, *where)
+        got = shell.run("get", "note", "first", "--raw", *where, wrapper=narrow, PYTHONPATH=python_path, **bare)
+        assert got.stdout == "v"
+    finally:
+        shell.run("daemon", "stop", *where)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700

@@ -123,7 +123,15 @@ def test_bytes_that_are_no_message(channel: grpc.Channel, name: str) -> None:
             return list(channel.unary_stream(method.path)(request, timeout=timeout))
         return channel.unary_unary(method.path)(request, timeout=timeout)
 
-    for junk in (b"\xff", b"\x0a\x05ab", b"\x0b" * 200, b"\x1a\x02\xff\xff" if name in ("get", "list") else b"\x07"):
+    # Cut off, half a group, groups inside each other deeper than protobuf goes, and text that is not UTF-8.
+    deep = b"\x0b" * 101 + b"\x0c" * 101
+    for junk in (
+        b"\xff",
+        b"\x0a\x05ab",
+        b"\x0b" * 200,
+        deep,
+        b"\x1a\x02\xff\xff" if name in ("get", "list") else b"\x07",
+    ):
         code, details, error = refused(call, junk)
         assert code is grpc.StatusCode.INVALID_ARGUMENT, details
         assert type(error).__name__ == "InvalidArgument"

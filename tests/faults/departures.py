@@ -41,7 +41,7 @@ _SLACK = 6
 """Threads of gRPC and files that come and go."""
 _GROWTH_BYTES_MAX = 48 * config.MIB
 _STILL_SECONDS = 15.0
-"""What has not changed for so long will not go away."""
+"""What has not become less for so long will not go away."""
 _SMALL = StoreOptions(segment_bytes=256 * config.KIB)
 
 
@@ -165,14 +165,14 @@ def leave(turn: Turn) -> None:
 def _settled(turn: Turn, pid: int, data: Path, address: str, most: _Held, when: str) -> _Held:
     """Wait until the daemon holds no more than this, and give what it holds."""
     held = _held(pid, data, address)
-    changed_at = time.monotonic()
+    least, fell_at = sum(held), time.monotonic()
     while not held.is_within(most):
-        is_still = time.monotonic() > changed_at + _STILL_SECONDS
+        is_still = time.monotonic() > fell_at + _STILL_SECONDS
         turn.require(not is_still, f"something stayed behind, {when}", held=held, most=most)
         time.sleep(0.05)
-        held, before = _held(pid, data, address), held
-        if held != before:
-            changed_at = time.monotonic()
+        held = _held(pid, data, address)
+        if sum(held) < least:
+            least, fell_at = sum(held), time.monotonic()
     return held
 
 

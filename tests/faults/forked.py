@@ -5,9 +5,11 @@ gRPC does not survive a fork. So the process that forks makes no call with it, a
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -32,6 +34,8 @@ from stigmer.errors import LogLocked, StigmerError
 from stigmer.resources.methods import all_methods
 from stigmer.store import Store
 
+_PR_SET_PDEATHSIG = 1
+
 
 class Report(msgspec.Struct, frozen=True):
     """What a process that wants to own a directory, or addresses, tells of its start."""
@@ -44,6 +48,7 @@ class Report(msgspec.Struct, frozen=True):
     error: str = ""
     """The class of the error for which it did not start."""
     message: str = ""
+    hint: str = ""
     told_pid: int | None = None
     """Whom the error named as the owner."""
 
@@ -148,9 +153,16 @@ def _prepare() -> None:
     gc.freeze()
 
 
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it is gone, however that went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _run_to_end(run: Run, prepare: Callable[[], None], write_end: int) -> None:
     status = 1
     try:
+        _end_with_parent()
         prepare()
         with open(write_end, "wb", buffering=0) as pipe:
 
@@ -163,7 +175,15 @@ def _run_to_end(run: Run, prepare: Callable[[], None], write_end: int) -> None:
             except StigmerError as error:
                 told_pid = error.pid if isinstance(error, LogLocked) else None
                 with suppress(BrokenPipeError):
-                    tell(Report(os.getpid(), error=type(error).__name__, message=str(error), told_pid=told_pid))
+                    tell(
+                        Report(
+                            os.getpid(),
+                            error=type(error).__name__,
+                            message=error.message,
+                            hint=error.hint or "",
+                            told_pid=told_pid,
+                        )
+                    )
     except BaseException:
         traceback.print_exc()
     finally:

@@ -13,6 +13,7 @@ from faults import (
     out_of_memory,
     owners,
     power,
+    places,
     recoveries,
     stops,
     system_calls,
@@ -41,6 +42,7 @@ ALL: tuple[Scenario, ...] = (
     owners.SCENARIO,
     departures.SCENARIO,
     clocks.SCENARIO,
+    places.SCENARIO,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in ALL}

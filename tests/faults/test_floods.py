@@ -1,0 +1,308 @@
+"""Callers that ask for too much: large and swelling messages, resets by the thousand, readers that stop.
+
+Others are served all the while, memory stays within its bound, and the daemon is at rest again afterwards.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import statistics
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import http2
+import pytest
+from daemon.support import DaemonProcess
+from http2 import GOAWAY, Connection
+
+from faults.needs import linux
+from faults.scenario import Tally
+from stigmer import config, wire
+from stigmer.client import connect
+from stigmer.config import StoreOptions
+from stigmer.pb import log_pb2, store_pb2
+
+pytestmark = pytest.mark.skipif(bool(linux()), reason="the memory of another process is read from /proc")
+
+STORE = wire.methods(wire.STORE_SERVICE)
+UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """A daemon for all of these tests, with something in it."""
+    store = StoreOptions(segment_bytes=4 * config.MIB)
+    with DaemonProcess(tmp_path_factory.mktemp("floods") / "data", store=store) as process:
+        with connect(process.address) as client:
+            client.save("k", "a", b"v")
+        yield process
+
+
+def memory(process: DaemonProcess, what: str) -> int:
+    """Give `RssAnon` (now) or `VmHWM` (at most so far, since `forget_peak`), in bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (kib,) = re.findall(rf"^{what}:\s+(\d+)", status, re.MULTILINE)
+    return int(kib) * config.KIB
+
+
+def forget_peak(process: DaemonProcess) -> int:
+    """Count the peak from now on; give what is in memory now."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    return memory(process, "VmHWM")
+
+
+def seconds_of_cpu(process: DaemonProcess) -> float:
+    """Give the time that the daemon has computed."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def status_of(call: Callable[[], object]) -> grpc.StatusCode:
+    """Make a call and give how it ended."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def get(address: str) -> bytes:
+    """Get the resource that is always there, on a connection of its own."""
+    request = store_pb2.GetRequest(kind="k", id="a").SerializeToString()
+    answer = http2.call(address, STORE["get"].path, request, timeout=60)
+    assert answer is not None
+    return store_pb2.Resource.FromString(answer).value
+
+
+# --- messages ---
+
+
+def test_messages_over_the_limit(served: DaemonProcess, record_property: Record) -> None:
+    """A message beyond the limit is refused as its head comes, with the limit's figure, and is never held."""
+    limit = config.Limits().request_bytes_max
+    refused = 0
+    with grpc.insecure_channel(served.address, options=UNLIMITED) as channel:
+        before = forget_peak(served)
+        for method in ("save", "commit", "get"):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(STORE[method].path)(bytes(limit + 1), timeout=60)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(limit) in caught.value.details()
+            refused += 1
+        grown = memory(served, "VmHWM") - before
+    record_property("tally", Tally({"messages refused": refused, "MiB grown": grown // config.MIB}))
+    assert grown < 64 * config.MIB
+    assert get(served.address) == b"v"
+
+
+PARALLEL = 32
+
+
+def test_messages_that_swell(served: DaemonProcess, record_property: Record) -> None:
+    """Two million empty messages in 4 MiB, from 32 callers at once, cost less than 512 MiB."""
+    swelling = b"\x0a\x00" * (2 * config.MIB)
+    tally = Tally({"messages": 0})
+    with grpc.insecure_channel(served.address, options=UNLIMITED) as channel, ThreadPoolExecutor(PARALLEL) as threads:
+        for method in ("commit", "getmany"):
+            call = channel.unary_unary(STORE[method].path)
+            before = forget_peak(served)
+            found = list(
+                threads.map(lambda _, call=call: status_of(lambda: call(swelling, timeout=120)), range(PARALLEL))
+            )
+            grown = memory(served, "VmHWM") - before
+            tally += Tally({"messages": PARALLEL, f"MiB grown by {method}": grown // config.MIB})
+            if method == "commit":
+                assert set(found) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert grown < 512 * config.MIB
+    record_property("tally", Tally(tally))
+    assert get(served.address) == b"v"
+
+
+# --- connections ---
+
+RESETS = 10_000
+
+
+def test_rapid_resets(served: DaemonProcess, record_property: Record) -> None:
+    """Ten thousand calls begun and cancelled at once: others are served, and the daemon is at rest soon after."""
+    request = http2.message(store_pb2.ListRequest(kind="k").SerializeToString())
+    headers = http2.request_headers(STORE["list"].path)
+    connections = gone = 0
+    sent = 0
+    with ExitStack() as stack:
+        while sent < RESETS:
+            opened = stack.enter_context(http2.connected(served.address))
+            opened.sendall(http2.PREFACE + http2.frame(http2.SETTINGS))
+            connections += 1
+            try:
+                for first in range(0, 1_000, 100):
+                    flood = b"".join(
+                        http2.frame(http2.HEADERS, headers, stream, 4)
+                        + http2.frame(http2.DATA, request, stream, 1)
+                        + http2.frame(http2.RST_STREAM, struct.pack(">I", http2.CANCEL), stream)
+                        for stream in range(2 * first + 1, 2 * first + 201, 2)
+                    )
+                    opened.sendall(flood)
+                    sent += 100
+                    assert get(served.address) == b"v"
+            except (ConnectionResetError, BrokenPipeError):
+                gone += 1  # sent away, as one may be who does this
+    at_rest_after = until_at_rest(served)
+    record_property(
+        "tally", Tally({"resets": sent, "connections": connections, "of them sent away": gone, "rests": at_rest_after})
+    )
+    assert sent >= RESETS
+
+
+def until_at_rest(process: DaemonProcess) -> int:
+    """Wait until the daemon computes next to nothing; give how many seconds that took."""
+    begun = time.monotonic()
+    while True:
+        computed, at = seconds_of_cpu(process), time.monotonic()
+        time.sleep(0.5)
+        if seconds_of_cpu(process) - computed < 0.2 * (time.monotonic() - at):
+            return round(time.monotonic() - begun)
+        assert time.monotonic() < begun + 30, "the daemon goes on computing"
+
+
+def test_pings_without_end(served: DaemonProcess, record_property: Record) -> None:
+    """A thousand pings at once are answered with a GOAWAY, and the daemon rests."""
+    pings = http2.frame(http2.PING, bytes(8)) * 1_000
+    sent_away = 0
+    for _ in range(10):
+        with http2.connected(served.address) as opened:
+            opened.sendall(http2.PREFACE + http2.frame(http2.SETTINGS) + pings)
+            sent_away += any(
+                kind == GOAWAY and b"too_many_pings" in payload for kind, payload in http2.frames_until_end(opened)
+            )
+        assert get(served.address) == b"v"
+    until_at_rest(served)
+    record_property("tally", Tally({"pings": 10_000, "sent away": sent_away}))
+    assert sent_away == 10
+
+
+# --- readers ---
+
+
+def follow(address: str, after: int, until: int, told: object) -> None:
+    """Follow the log in a process of its own; tell the revisions once all are there."""
+    revisions = []
+    with connect(address, timeout=120) as client:
+        for event in client.tail(after):
+            revisions.append(int(event.revision))
+            if len(revisions) == 1:
+                told.send(None)  # type: ignore[attr-defined]
+            if revisions[-1] >= until:
+                break
+    told.send(revisions)  # type: ignore[attr-defined]
+
+
+SAVES, SAVE_BYTES = 100, config.MIB
+
+
+def test_a_follower_that_is_stopped(served: DaemonProcess, record_property: Record) -> None:
+    """While its process stands still it costs a window of memory; then it goes on without a gap."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    with connect(served.address, timeout=60) as client:
+        last = client.save("stopped", "a", b"")
+        follower = spawn.Process(target=follow, args=(served.address, last - 1, last + SAVES, sender))
+        follower.start()
+        try:
+            receiver.recv()
+            assert follower.pid is not None
+            os.kill(follower.pid, signal.SIGSTOP)
+            for number in range(10):  # the log's own caches are filled by these, whoever follows
+                client.save("stopped", "a", os.urandom(SAVE_BYTES - number))
+            before = memory(served, "RssAnon")
+            for number in range(10, SAVES):
+                client.save("stopped", "a", os.urandom(SAVE_BYTES - number))
+            grown = memory(served, "RssAnon") - before
+            os.kill(follower.pid, signal.SIGCONT)
+            revisions = receiver.recv()
+        finally:
+            follower.kill()
+            follower.join()
+    record_property("tally", Tally({"revisions behind": SAVES, "MiB grown": grown // config.MIB}))
+    assert revisions == list(range(last, last + SAVES + 1))
+    assert grown < 64 * config.MIB
+
+
+TAILS = 100
+
+
+def test_gets_beside_a_hundred_tails(served: DaemonProcess, record_property: Record) -> None:
+    """Followers that are told of every save hold no Get up: it takes about as long as without them."""
+    tail = store_pb2.TailRequest(after=1, follow=True, kinds=["beside"]).SerializeToString()
+    with connect(served.address, timeout=60) as client:
+
+        def median_of_gets(number: int) -> float:
+            seconds = []
+            for n in range(number):
+                if n % 10 == 0:
+                    client.save("beside", "a", b"v")
+                begun = time.perf_counter()
+                client.get("k", "a")
+                seconds.append(time.perf_counter() - begun)
+            return statistics.median(seconds)
+
+        without = median_of_gets(200)
+        with ExitStack() as stack:
+            connections = [stack.enter_context(Connection(served.address)) for _ in range(TAILS // 20)]
+            for connection in connections:
+                for _ in range(20):
+                    assert connection.next_data(connection.begin(STORE["tail"].path, tail)) is not None
+            assert client.status().tails == TAILS
+            beside = median_of_gets(200)
+    record_property(
+        "tally", Tally({"tails": TAILS, "us without": round(without * 1e6), "us beside": round(beside * 1e6)})
+    )
+    assert beside < max(5 * without, 0.05)
+
+
+# --- writers ---
+
+CALLERS = 1_000
+
+
+def test_a_thousand_saves_beyond_the_queue(tmp_path: Path, record_property: Record) -> None:
+    """What the queue does not hold is refused at once; what was acknowledged is there, and nothing that was refused."""
+    value = os.urandom(20_000)
+    answers: dict[int, grpc.StatusCode] = {}
+    done = threading.Semaphore(0)
+    store = StoreOptions(queue_bytes_max=256 * config.KIB)
+    with (
+        DaemonProcess(tmp_path / "data", store=store) as process,
+        grpc.insecure_channel(process.address, options=UNLIMITED) as channel,
+    ):
+        commit = channel.unary_unary(STORE["commit"].path)
+        for number in range(CALLERS):
+            event = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="k", id=f"{number}", value=value)
+            call = commit.future(log_pb2.Commit(events=[event]).SerializeToString(), timeout=120)
+
+            def note(call: grpc.Future, number: int = number) -> None:
+                answers[number] = call.code()  # type: ignore[attr-defined]
+                done.release()
+
+            call.add_done_callback(note)
+        for _ in range(CALLERS):
+            assert done.acquire(timeout=120)
+        process.kill()
+    with DaemonProcess(tmp_path / "data", store=store) as process, connect(process.address, timeout=60) as client:
+        there = {int(event.id) for event in client.tail(follow=False)}
+    acked = {number for number, code in answers.items() if code is grpc.StatusCode.OK}
+    refused = {number for number, code in answers.items() if code is grpc.StatusCode.RESOURCE_EXHAUSTED}
+    record_property("tally", Tally({"acknowledged": len(acked), "refused": len(refused)}))
+    assert (len(acked) + len(refused), there) == (CALLERS, acked)
+    assert acked
+    assert refused
