@@ -152,6 +152,8 @@ class Store:
 
     def _start(self) -> None:
         self._writer.start()
+        if not self._writer.generation.is_checked:
+            self._rebuild.check_in_background()
         if self.options.durability is Durability.INTERVAL:
             self._syncer = threading.Thread(target=self._sync_regularly, name="stigmer-syncer", daemon=True)
             self._syncer.start()

@@ -13,12 +13,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from stigmer import config
 from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
 from stigmer.version import VERSION
-from stigmer.views import checkpoint
+from stigmer.views import blocks, checkpoint, checksums
 from stigmer.views.checkpoint import Checkpointer, Progress
-from stigmer.views.environment import DAMAGE, Environment
+from stigmer.views.environment import DAMAGE, Environment, data_path
 from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
 from stigmer.views.view import Transaction, shown_key
 
@@ -40,6 +41,10 @@ class Generation:
         self.directory = os.path.join(views_directory, name or str(number))
         self._clean_path = os.path.join(self.directory, _CLEAN_FILE)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self.is_checked = False
+        """Whether the opening found that LMDB's file is what it was, or that its rows are whole and all there."""
+        if self.is_clean:
+            self.is_checked = blocks.check(data_path(self.directory), self._mark())
         self.projector = Projector(self.directory, map_bytes)
         self._checkpointer: Checkpointer | None = None  # from when it serves
 
@@ -91,6 +96,17 @@ class Generation:
         """Whether it was closed clean and not used since: then the file is whole, whatever became of the machine."""
         return os.path.exists(self._clean_path)
 
+    def _mark(self) -> bytes:
+        with open(self._clean_path, "rb") as file:
+            return file.read()
+
+    def check_rows(self) -> None:
+        """Look at all rows, unless they were or are many. Raises `CorruptView` where one is damaged or missing."""
+        if self.is_checked or checksums.rows_of(self.environment) > config.VIEWS_CHECK_ROWS_MAX:
+            return
+        checksums.check(self.environment)
+        self.is_checked = True
+
     def close(self, *, clean: bool = False) -> None:
         """Close it; `clean` says that all rows belong to a log that was sealed."""
         try:
@@ -100,7 +116,7 @@ class Generation:
             if clean:
                 # The mark is a file of its own, made after the sync: LMDB could not order it behind its own pages.
                 self.environment.sync()
-                os.close(files.create(self._clean_path, b""))
+                os.close(files.create(self._clean_path, blocks.checksums_of(data_path(self.directory))))
                 checkpoint.remove(self.directory)
         except OSError as error:
             if error.errno not in files.FULL:
@@ -148,6 +164,7 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
             continue
         try:
             store_id = _usable(generation, revision)
+            generation.check_rows()
         except (_Unusable, CorruptView) as error:
             _note(notes, number, error)
             generation.close()
@@ -194,6 +211,8 @@ def _usable(generation: Generation, revision: int | None) -> bytes:
         raise _Unusable("")  # an unfinished build, no news
     if meta.get("schema") != _schema():
         raise _Unusable("it has another layout")
+    if lacked := generation.environment.lacked:
+        raise _Unusable(f"it has lost {', '.join(lacked)}")
     if revision is not None and generation.projector.checkpoint != revision:
         raise CorruptView("checkpoint", f"is {generation.projector.checkpoint}, its file says {revision}")
     try:
@@ -212,7 +231,9 @@ def create(views_directory: str, map_bytes: int) -> Generation:
             raise DiskFull(views_directory) from error
         raise StorageFailed(views_directory, "create a folder in", str(error)) from error
     try:
-        return Generation(views_directory, number, map_bytes)
+        made = Generation(views_directory, number, map_bytes)
+        made.is_checked = True  # there is nothing in it yet
+        return made
     except BaseException:
         shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
         raise
