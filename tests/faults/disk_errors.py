@@ -348,7 +348,7 @@ def _lie(turn: Turn) -> None:
             break
         call = child % _CALLS_MAX + 1
         # Few saves, so that some lies are about the last write of all.
-        saves = turn.random.randint(1, call // 2 + 1)
+        saves = turn.random.randint(1, call // 3 + 1)
         run = _run(
             turn,
             ledger,
@@ -358,6 +358,7 @@ def _lie(turn: Turn) -> None:
         turn.count("lies", len(run.injected))
         if run.failure:
             turn.count("lies found while writing")
+        is_over = False
         is_of_log = any(".log" in one.path for one in run.injected)
         try:
             with Store.open(directory, OPTIONS) as store:
@@ -368,11 +369,12 @@ def _lie(turn: Turn) -> None:
                     ledger.check(store, "after a lie about the views' file")
                 else:
                     turn.count("lies found by the open, at the end of the log")
-                    shutil.rmtree(directory)
-                    ledger = Ledger(turn)
+                    is_over = True
         except CorruptLog as error:
             turn.require(os.path.basename(error.path) in str(error), "the error does not name the file")
             turn.count("lies found by the open, before the end of the log")
+            is_over = True
+        if is_over:
             shutil.rmtree(directory)
             ledger = Ledger(turn)
 
