@@ -254,7 +254,8 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
             pass
         else:
             try:
-                if wanted["boot"] and found.projector.meta() == wanted and found.projector.checkpoint <= last_revision:
+                is_known = wanted["boot"] and found.projector.meta() == wanted and not found.environment.lacked
+                if is_known and found.projector.checkpoint <= last_revision:
                     return found
             except CorruptView:
                 pass

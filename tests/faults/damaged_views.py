@@ -11,10 +11,8 @@ import os
 import random
 import shutil
 import struct
-import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -24,8 +22,10 @@ from checks import check_store
 from views.support import data_file, edit
 
 from faults.bugs import bug
-from faults.children import Child, Hung, Voice
+from faults.children import Channel, Child
+from faults.logs import quick_folder
 from faults.scenario import Scenario, Turn
+from faults.split import split
 from stigmer.config import StoreOptions
 from stigmer.errors import CorruptLog, CorruptView, NotFound
 from stigmer.log.format import crc32c
@@ -38,11 +38,11 @@ from stigmer.views.generations import Generation
 from stigmer.views.view import shown_key
 
 OPTIONS = StoreOptions(segment_bytes=4096, map_bytes=1 << 20)
-_RAM_DISK = "/dev/shm"
 _PAGE_BYTES = 4096
 _SECTOR_BYTES = 512
 _KINDS = ("note", "task", "agent_execution")
 _CHECKS_EVERY = 20
+_HANGS_SECONDS = 60.0
 
 State = dict[str, list[int]]
 """kind/id -> revision and CRC-32 of the value."""
@@ -52,19 +52,17 @@ class Model(NamedTuple):
     """A store that was made, and what it has."""
 
     directory: Path
+    """Closed clean."""
+    killed: Path
+    """As a kill would have left it, with everything flushed: no file says what LMDB's file should be."""
     state: State
     gone: list[str]
     """kind/id of resources that there were."""
 
-
-@contextmanager
-def _quick_folder(turn: Turn) -> Any:
-    """Give a folder in which files cost nothing: nothing here is about what a disk has."""
-    if not os.path.isdir(_RAM_DISK):
-        yield turn.directory
-        return
-    with tempfile.TemporaryDirectory(prefix="stigmer-faults-", dir=_RAM_DISK) as directory:
-        yield Path(directory)
+    def put(self, directory: Path, *, is_clean: bool) -> Model:
+        """Give a copy of it in a directory."""
+        shutil.copytree(self.directory if is_clean else self.killed, directory)
+        return self._replace(directory=directory)
 
 
 def _value(source: random.Random, kind: str) -> bytes:
@@ -78,7 +76,7 @@ def _value(source: random.Random, kind: str) -> bytes:
 
 
 def make(directory: Path, seed: int, commits: int = 120) -> Model:
-    """Make a store, closed clean, of resources that come, change and go."""
+    """Make a store of resources that come, change and go."""
     source = random.Random(seed)
     state: State = {}
     gone: list[str] = []
@@ -103,7 +101,10 @@ def make(directory: Path, seed: int, commits: int = 120) -> Model:
                     gone.append(key)
             if number % 40 == 20:
                 store._writer.flush()
-    return Model(directory, state, [key for key in gone if key not in state])
+        store._writer.flush()
+        killed = directory.with_name(f"{directory.name}-killed")
+        shutil.copytree(directory, killed)
+    return Model(directory, killed, state, [key for key in gone if key not in state])
 
 
 def _read(store: Store, model: Model) -> dict[str, State]:
@@ -126,50 +127,76 @@ def _read(store: Store, model: Model) -> dict[str, State]:
     return {"Get": got, "List": listed, "List by an index": indexed}
 
 
-def _reader(model: Model, *, check: bool, before_reading: bool = False) -> Callable[[Voice], None]:
+def _reader(model: Model, *, check: bool, before_reading: bool = False) -> Callable[[Channel], None]:
     """Give the work of a child that opens a store and tells what it reads, until all of it could be read."""
 
-    def work(voice: Voice) -> None:
+    def work(channel: Channel) -> None:
         logging.disable(logging.CRITICAL)
         try:
             store = Store.open(model.directory, OPTIONS)
         except CorruptLog as error:
-            voice.tell("refused", str(error))
+            channel.send(
+                (
+                    "refused",
+                    str(error),
+                )
+            )
             return
-        voice.tell("open", store.recovery, store.status().generation)
+        channel.send(
+            (
+                "open",
+                store.recovery,
+                store.status().generation,
+            )
+        )
         if before_reading:
-            voice.wait()
+            channel.wait()
         while True:
             try:
-                voice.tell("read", _read(store, model), store.count())
+                channel.send(
+                    (
+                        "read",
+                        _read(store, model),
+                        store.count(),
+                    )
+                )
                 break
             except CorruptView as error:
-                voice.tell("error", str(error))
+                channel.send(
+                    (
+                        "error",
+                        str(error),
+                    )
+                )
             for thread in threading.enumerate():
                 if thread.name == "stigmer-repair":
                     thread.join()
         if check:
             check_store(store)
         store.close()
-        voice.tell("end")
+        channel.send(("end",))
 
     return work
 
 
 class _Outcome(NamedTuple):
     refused: str
-    notes: list[str]
+    notes: tuple[str, ...]
     errors: int
     is_dead: bool
 
 
 def _open_and_compare(turn: Turn, model: Model, *, check: bool = False) -> _Outcome:
     """Open a store in a child, and require that nothing that it gives out is wrong."""
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     refused, errors, is_dead = "", 0, True
     with Child(_reader(model, check=check)) as child:
-        try:
-            for words in child.told():
+        while not child.is_at_end:
+            messages = child.receive(_HANGS_SECONDS)
+            if not messages and not child.is_at_end:
+                turn.count("processes that hung")
+                child.kill()
+            for words in messages:
                 if words[0] == "refused":
                     refused, is_dead = words[1], False
                 elif words[0] == "open":
@@ -180,14 +207,9 @@ def _open_and_compare(turn: Turn, model: Model, *, check: bool = False) -> _Outc
                     _compare(turn, model, words[1], words[2])
                 else:
                     is_dead = False
-        except Hung:
-            turn.count("processes that hung")
-        if not is_dead:
-            turn.require(child.wait() == 0, "the reader failed", status=child.status)
-        else:
-            status = child.wait()
-            turn.require(status < 0, "the reader failed", status=status)
-            turn.count("processes that died")
+        status = child.wait()
+    turn.require(status < 0 if is_dead else status == 0, "the reader failed", status=status)
+    turn.count("processes that died", is_dead)
     return _Outcome(refused, notes, errors, is_dead)
 
 
@@ -208,19 +230,18 @@ def _compare(turn: Turn, model: Model, read: dict[str, State], counts: dict[str,
 # --- bits turned over ----------------------------------------------------------------------------------------------
 
 
-def _flip(turn: Turn) -> None:
-    with _quick_folder(turn) as folder:
+def _damage_many(turn: Turn) -> None:
+    split(turn, lambda part, _number: _damage_some(part))
+
+
+def _damage_some(turn: Turn) -> None:
+    with quick_folder(turn.directory) as folder:
         for first in range(0, turn.amount, 100):
             made = make(folder / "made", turn.random.getrandbits(32), turn.random.choice((20, 120)))
-            data = data_file(made.directory).read_bytes()
-            model = made._replace(directory=folder / "data")
             for fault in range(first, min(first + 100, turn.amount)):
-                shutil.copytree(made.directory, model.directory)
                 is_clean = fault % 4 == 0
-                if not is_clean:
-                    # As after a kill: the file may have been written since, so nothing says what it was.
-                    (data_file(model.directory).parent / "clean").unlink()
-                _damage(turn, data_file(model.directory), data)
+                model = made.put(folder / "data", is_clean=is_clean)
+                _damage(turn, data_file(model.directory))
                 outcome = _open_and_compare(turn, model, check=fault % _CHECKS_EVERY == 0)
                 turn.count("damages")
                 is_found = any("is not used" in note for note in outcome.notes)
@@ -235,10 +256,12 @@ def _flip(turn: Turn) -> None:
                     turn.count("damages without an effect")
                 shutil.rmtree(model.directory)
             shutil.rmtree(made.directory)
+            shutil.rmtree(made.killed)
 
 
-def _damage(turn: Turn, path: Path, data: bytes) -> None:
+def _damage(turn: Turn, path: Path) -> None:
     """Turn one bit over; now and then lose a sector, or put one page in the place of another."""
+    data = path.read_bytes()
     pages = len(data) // _PAGE_BYTES
     offset = turn.random.randrange(len(data))
     damaged = bytearray(data)
@@ -265,8 +288,8 @@ DAMAGE = Scenario(
     rows=("B7",),
     what="Bits, sectors, pages of LMDB's file are wrong: no read gives a wrong value, or misses one; it is mended.",
     unit="damages",
-    gate=300,
-    chunk=100,
+    gate=600,
+    chunk=200,
     soak=4000,
     must=(
         "bits turned over",
@@ -275,7 +298,7 @@ DAMAGE = Scenario(
         "damages found by the open",
         "damages without an effect",
     ),
-    run=_flip,
+    run=_damage_many,
 )
 
 
@@ -283,23 +306,21 @@ DAMAGE = Scenario(
 
 
 def _lose(turn: Turn) -> None:
-    with _quick_folder(turn) as folder:
+    with quick_folder(turn.directory) as folder:
         seed = turn.random.getrandbits(32)
         made = make(folder / "made", seed)
         other = make(folder / "other", seed + 1)
-        ahead = make(folder / "ahead", seed + 2, 30)
-        shutil.copytree(ahead.directory, folder / "behind")
+        behind = make(folder / "behind", seed + 2, 30)
+        ahead = behind.put(folder / "ahead", is_clean=True)
         with Store.open(ahead.directory, OPTIONS) as store:
             store.save("note", "more", b"")
         for fault in range(turn.amount):
             lose = _LOSSES[fault % len(_LOSSES)]
-            source = ahead._replace(directory=folder / "behind") if lose is _put_one_ahead else made
-            model = source._replace(directory=folder / "data")
-            shutil.copytree(source.directory, model.directory)
-            if turn.random.random() < 0.5:
-                (data_file(model.directory).parent / "clean").unlink()
+            source = behind if lose is _put_one_ahead else made
+            model = source.put(folder / "data", is_clean=turn.random.random() < 0.5)
             before = _log_of(model.directory)
-            lose(turn, model.directory, ahead.directory if lose is _put_one_ahead else other.directory)
+            another = ahead.directory if lose is _put_one_ahead else turn.random.choice((other.directory, other.killed))
+            lose(turn, model.directory, another)
             outcome = _open_and_compare(turn, model, check=fault % _CHECKS_EVERY == 0)
             turn.count("losses")
             turn.require(not outcome.is_dead, "the process died", loss=lose.__name__)
@@ -401,7 +422,7 @@ _EDITS_EACH = 10
 
 
 def _edit(turn: Turn) -> None:
-    with _quick_folder(turn) as folder:
+    with quick_folder(turn.directory) as folder:
         made = make(folder / "made", turn.random.getrandbits(32), 60)
         for first in range(0, turn.amount, _EDITS_EACH):
             directory = folder / "data"

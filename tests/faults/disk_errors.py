@@ -22,7 +22,7 @@ from zlib import crc32
 
 from faults import needs
 from faults.bugs import bug
-from faults.children import Child, Voice
+from faults.children import Channel, Child
 from faults.scenario import Scenario, Turn
 from faults.strace import Call, Strace
 from stigmer import config
@@ -72,7 +72,7 @@ class Ledger:
         self.refused: dict[str, set[int]] = {}
         """Id -> numbers of saves of which it was said that they were not made."""
 
-    def note(self, words: list[object]) -> None:
+    def note(self, words: tuple[object, ...]) -> None:
         """Take what a writer tells."""
         event, id, number, *more = words
         assert isinstance(id, str)
@@ -118,13 +118,13 @@ class Ledger:
 
 def writers(
     directory: Path, seed: int, saves: int, *, is_closed: bool, limit: tuple[int, int] | None = None
-) -> Callable[[Voice], None]:
+) -> Callable[[Channel], None]:
     """Give the work of a child that saves so often with each of several threads, or until the store has failed.
 
     With `limit` (n, bytes), each n saves the log may grow only by so many bytes more, for a while.
     """
 
-    def work(voice: Voice) -> None:
+    def work(channel: Channel) -> None:
         logging.disable(logging.CRITICAL)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         # LMDB's file is larger than any limit, and what it is told of that is not what a full disk tells it.
@@ -133,10 +133,10 @@ def writers(
         else:
             config.UNFLUSHED_SECONDS_MAX = 1e6
         store = Store.open(directory, OPTIONS)
-        voice.tell("open", store.recovery)
-        voice.wait()
+        channel.send(("open", store.recovery))
+        channel.wait()
         threads = [
-            threading.Thread(target=_save, args=(store, voice, writer, seed, saves, limit))
+            threading.Thread(target=_save, args=(store, channel, writer, seed, saves, limit))
             for writer in range(_WRITERS)
         ]
         for thread in threads:
@@ -150,29 +150,29 @@ def writers(
             # Where the write that failed was one of LMDB's own first pages, it reads no more either.
             if store.failure is None:
                 raise
-        voice.tell("end", type(store.failure).__name__ if store.failure else "", shown)
+        channel.send(("end", type(store.failure).__name__ if store.failure else "", shown))
         if is_closed:
             store.close()
 
     return work
 
 
-def _save(store: Store, voice: Voice, writer: int, seed: int, saves: int, limit: tuple[int, int] | None) -> None:
+def _save(store: Store, channel: Channel, writer: int, seed: int, saves: int, limit: tuple[int, int] | None) -> None:
     source = random.Random(f"{seed} {writer}")
     for step in range(saves):
         id, number = f"{writer}-{source.randrange(_KEYS_OF_EACH)}", seed * _NUMBERS + step
         if limit is not None and writer == 0 and step % limit[0] == 0:
             size = store.segments()[-1].bytes + limit[1] if step // limit[0] % 2 == 0 else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        voice.tell("try", id, number)
+        channel.send(("try", id, number))
         try:
             store.save(KIND, id, value_of(id, number))
         except StigmerError as error:
-            voice.tell("refused", id, number, type(error).__name__)
+            channel.send(("refused", id, number, type(error).__name__))
             if store.failure is not None:
                 return
         else:
-            voice.tell("acked", id, number)
+            channel.send(("acked", id, number))
 
 
 class _Run:
@@ -181,24 +181,22 @@ class _Run:
     def __init__(self) -> None:
         self.failure = ""
         self.calls: list[Call] = []
-        self.notes: list[str] = []
+        self.notes: tuple[str, ...] = ()
 
     @property
     def injected(self) -> list[Call]:
         return [call for call in self.calls if call.is_injected]
 
 
-def _run(turn: Turn, ledger: Ledger, work: Callable[[Voice], None], *expressions: str) -> _Run:
+def _run(turn: Turn, ledger: Ledger, work: Callable[[Channel], None], *expressions: str) -> _Run:
     """Run a child under strace to its end."""
     run = _Run()
     with Child(work) as child:
-        opened = child.next()
-        turn.require(opened is not None, "the store does not open")
-        assert opened is not None
+        opened, *rest = child.receive()
         run.notes = opened[1]
         with Strace(child.pid, turn.directory / "trace", *expressions) as strace:
-            child.go()
-            for words in child.told():
+            child.go_on()
+            for words in itertools.chain(rest, child.rest()):
                 if words[0] == "end":
                     _, run.failure, shown = words
                     if shown is not None:
