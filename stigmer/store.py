@@ -769,6 +769,8 @@ def _prepare_directory(directory: str, create: bool) -> None:
         if not create and not os.path.isdir(os.path.join(directory, "log")):
             raise DataDirectoryError(directory, "has no store in it", hint="choose another with --data-dir")
     except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(directory) from error
         raise DataDirectoryError(
             directory, f"cannot be used: {error.strerror}", hint="choose another with --data-dir"
         ) from error

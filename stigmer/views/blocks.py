@@ -18,6 +18,7 @@ An empty mark, as versions before this one left it, promises nothing of the file
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -72,6 +73,11 @@ def check(path: str, mark: bytes) -> bool:
                     f"{path} is not what it was when it was closed, in the bytes from {place * block_bytes} on",
                 )
         return bool(expected) or size == 0
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # Reading it through LMDB's map would end the process.
+        raise CorruptView("environment", f"{path} cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from stigmer import config
 from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
@@ -44,7 +44,8 @@ class Generation:
         self.is_checked = False
         """Whether the opening found that LMDB's file is what it was, or that its rows are whole and all there."""
         if self.is_clean:
-            self.is_checked = blocks.check(data_path(self.directory), self._mark())
+            with _storage_of(self.directory, "read"):
+                self.is_checked = blocks.check(data_path(self.directory), self._mark())
         self.projector = Projector(self.directory, map_bytes)
         self._checkpointer: Checkpointer | None = None  # from when it serves
 
@@ -63,12 +64,14 @@ class Generation:
         sync_log()
         if self.projector.meta().get("serving") != "1":
             self.projector.set_meta(schema=_schema(), store=store_id.hex(), serving="1")
-        files.sync_directory(os.path.dirname(self.directory))
+        with _storage_of(self.directory, "make durable"):
+            files.sync_directory(os.path.dirname(self.directory))
         checkpointer = Checkpointer(self.environment, store_id, boot_id(), self._progress, sync_log)
         try:
             checkpointer.take_now()
             # Only now: until then nothing was written, and the mark was true.
-            self._remove_mark()
+            with _storage_of(self._clean_path, "remove"):
+                self._remove_mark()
         except StorageFailed:
             with suppress(OSError):
                 self._remove_mark()
@@ -139,6 +142,17 @@ class Generation:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+@contextmanager
+def _storage_of(path: str, operation: str) -> Iterator[None]:
+    """Have an `OSError` be `DiskFull` or `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(path) from error
+        raise StorageFailed(path, operation, str(error)) from error
+
+
 class _Unusable(Exception):
     """Why a generation that is there cannot be used. Never leaves this module."""
 
@@ -189,7 +203,7 @@ def _make_whole(directory: str) -> int | None:
 
     Raises `CorruptView`, `DiskFull`, `StorageFailed`, and `_Unusable` for a build that never served.
     """
-    try:
+    with _storage_of(directory, "put views back in"):
         if os.path.exists(os.path.join(directory, _CLEAN_FILE)):
             return None
         point = checkpoint.read(directory)
@@ -198,11 +212,7 @@ def _make_whole(directory: str) -> int | None:
         if point.boot and point.boot == boot_id():
             return None
         checkpoint.put_back(directory, point)
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(directory) from error
-        raise StorageFailed(directory, "put views back in", str(error)) from error
-    return point.revision
+        return point.revision
 
 
 def _usable(generation: Generation, revision: int | None) -> bytes:
@@ -223,13 +233,9 @@ def _usable(generation: Generation, revision: int | None) -> bytes:
 
 def create(views_directory: str, map_bytes: int) -> Generation:
     """Start a new, empty generation with a number that was not used."""
-    try:
+    with _storage_of(views_directory, "create a folder in"):
         os.makedirs(views_directory, mode=0o700, exist_ok=True)
         number = _make_next(views_directory)
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(views_directory) from error
-        raise StorageFailed(views_directory, "create a folder in", str(error)) from error
     try:
         made = Generation(views_directory, number, map_bytes)
         made.is_checked = True  # there is nothing in it yet
@@ -261,12 +267,8 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
                 pass
             found.environment.close()
     remove_aside(views_directory)
-    try:
+    with _storage_of(directory, "create"):
         made = Generation(views_directory, 0, map_bytes, _ASIDE)
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(views_directory) from error
-        raise StorageFailed(directory, "create", str(error)) from error
     try:
         made.projector.set_meta(**wanted)
     except BaseException:
