@@ -186,7 +186,7 @@ class _Outcome(NamedTuple):
     is_dead: bool
 
 
-def _open_and_compare(turn: Turn, model: Model, *, check: bool = False) -> _Outcome:
+def open_and_compare(turn: Turn, model: Model, *, check: bool = False) -> _Outcome:
     """Open a store in a child, and require that nothing that it gives out is wrong."""
     notes: tuple[str, ...] = ()
     refused, errors, is_dead = "", 0, True
@@ -242,7 +242,7 @@ def _damage_some(turn: Turn) -> None:
                 is_clean = fault % 4 == 0
                 model = made.put(folder / "data", is_clean=is_clean)
                 _damage(turn, data_file(model.directory))
-                outcome = _open_and_compare(turn, model, check=fault % _CHECKS_EVERY == 0)
+                outcome = open_and_compare(turn, model, check=fault % _CHECKS_EVERY == 0)
                 turn.count("damages")
                 is_found = any("is not used" in note for note in outcome.notes)
                 if is_clean:
@@ -321,7 +321,7 @@ def _lose(turn: Turn) -> None:
             before = _log_of(model.directory)
             another = ahead.directory if lose is _put_one_ahead else turn.random.choice((other.directory, other.killed))
             lose(turn, model.directory, another)
-            outcome = _open_and_compare(turn, model, check=fault % _CHECKS_EVERY == 0)
+            outcome = open_and_compare(turn, model, check=fault % _CHECKS_EVERY == 0)
             turn.count("losses")
             turn.require(not outcome.is_dead, "the process died", loss=lose.__name__)
             if lose is _put_one_ahead:
@@ -503,8 +503,8 @@ def _plant_rows_not_counted() -> None:
 def _plant_views_of_another_store() -> None:
     usable = generations._usable
 
-    def anybodys(generation: Generation) -> bytes:
-        usable(generation)
+    def anybodys(generation: Generation, revision: int | None) -> bytes:
+        usable(generation, revision)
         log = Path(generation.directory).parent.parent / "log"
         return list_segments(str(log))[0].header.store_id
 
