@@ -74,6 +74,12 @@ half as many of others. As much as the writer keeps, so that reading in order fi
 OPEN_CHECK_BYTES = 64 * MIB
 """Opening verifies at least this much of the end of the log, beside the whole of its last segment."""
 
+VIEWS_CHECK_BYTES_MAX = 1 * GIB
+"""Where the file of the views is no larger than this, every byte of it is compared at an open behind a clean end."""
+
+VIEWS_CHECK_ROWS_MAX = 50_000
+"""Behind another end every row is looked at: by the open where there are no more than this, else in the background."""
+
 MAP_BYTES_DEFAULT = 16 * GIB if sys.maxsize > 2**32 else 1 * GIB
 """The first size of the LMDB map: address space, not memory. It doubles when it is full."""
 

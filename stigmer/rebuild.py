@@ -42,6 +42,7 @@ class Rebuild:
         self._running = threading.Lock()
         self._stopping = False
         self._repairing = False
+        self._checker: threading.Thread | None = None
 
     def replay(self, progress: ProgressCallback | None) -> FoldReport:
         """Build a new generation, compare it with the serving one, swap it in."""
@@ -83,6 +84,23 @@ class Rebuild:
                 if self._writer.generation is generation:
                     raise Closed from None
 
+    def check_in_background(self) -> None:
+        """Look at all rows while the store serves, once, and replace the views if one is damaged or missing."""
+        self._checker = threading.Thread(target=self._check_once, name="stigmer-check", daemon=True)
+        self._checker.start()
+
+    def _check_once(self) -> None:
+        try:
+            _generation, checksums = self._check_rows(None)
+        except Closed:
+            return
+        except StigmerError as error:
+            _logger.error("the rows of the views could not be looked at: %s", error)
+            return
+        if checksums.damaged:
+            view, _, problem = checksums.examples[0].partition(": ")
+            self.in_background(CorruptView(view, problem))
+
     def in_background(self, error: CorruptView) -> None:
         """Replace damaged views while reads of what is whole go on. Does nothing if that is under way already."""
         if self._repairing or self._stopping:
@@ -106,6 +124,8 @@ class Rebuild:
         self._stopping = True
         with self._running:
             pass
+        if self._checker is not None:
+            self._checker.join()
 
     def _repair(self) -> None:
         try:

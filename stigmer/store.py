@@ -154,6 +154,8 @@ class Store:
 
     def _start(self) -> None:
         self._writer.start()
+        if not self._writer.generation.is_checked:
+            self._rebuild.check_in_background()
         if self.options.durability is Durability.INTERVAL:
             self._syncer = threading.Thread(target=self._sync_regularly, name="stigmer-syncer", daemon=True)
             self._syncer.start()
@@ -776,6 +778,8 @@ def _prepare_directory(directory: str, create: bool) -> None:
         if not create and not os.path.isdir(os.path.join(directory, "log")):
             raise DataDirectoryError(directory, "has no store in it", hint="choose another with --data-dir")
     except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(directory) from error
         raise DataDirectoryError(
             directory, f"cannot be used: {error.strerror}", hint="choose another with --data-dir"
         ) from error

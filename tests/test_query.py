@@ -14,6 +14,7 @@ from typing import Any
 import lmdb
 import pytest
 from checks import check_store
+from views.support import edit
 
 from stigmer import codec, config, page_tokens
 from stigmer.config import StoreOptions
@@ -22,7 +23,7 @@ from stigmer.model import Delete, IndexedPage, IndexEntry, Revision, Save
 from stigmer.pb.agentic import agent_pb2, agentexecution_pb2
 from stigmer.query import Query
 from stigmer.store import Store
-from stigmer.views import generations, index, snapshot
+from stigmer.views import index, snapshot
 from stigmer.views.index import Index
 
 SMALL = StoreOptions(segment_bytes=64 * 1024, map_bytes=1 << 20)
@@ -432,15 +433,6 @@ def test_list_with_much_in_memory_has_it_flushed_first(store: Store, monkeypatch
 # --- damage and older layouts ----------------------------------------------------------------------------------
 
 
-def edit(directory: Path, change: Callable[[dict[bytes, Any], lmdb.Transaction], object]) -> None:
-    """Change the views of a closed store behind its back."""
-    number = generations.numbers(str(directory / "views"))[0]
-    with lmdb.open(str(directory / "views" / str(number)), max_dbs=32) as environment:
-        opened = {name: environment.open_db(name) for name in (b"index.1", b"index_sizes.1", b"index_terms.1", b"meta")}
-        with environment.begin(write=True) as transaction:
-            change(opened, transaction)
-
-
 PLACE = struct.pack(">Q", 1) + b"a0"
 
 
@@ -452,11 +444,11 @@ def wait_for_repair() -> None:
 
 
 @pytest.mark.parametrize(
-    ("database", "key"), [(b"index.1", b"agent\0slug\0s0\0" + PLACE), (b"index_sizes.1", b"agent\0slug\0s0")]
+    ("database", "key"), [("index.1", b"agent\0slug\0s0\0" + PLACE), ("index_sizes.1", b"agent\0slug\0s0")]
 )
 @pytest.mark.parametrize("row", [b"", b"\0" * 12], ids=len)
 def test_damaged_row_is_an_error_and_mended(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, database: bytes, key: bytes, row: bytes
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, database: str, key: bytes, row: bytes
 ) -> None:
     """A list over a damaged row raises, other lists go on, and soon all is right again."""
     with Store.open(tmp_path, SMALL) as store:
@@ -478,9 +470,9 @@ def test_entry_of_a_resource_that_is_not_there_is_mended(tmp_path: Path, caplog:
     with Store.open(tmp_path, SMALL) as store:
         store.save("agent", "a0", agent("s0"))
 
-    def invent(opened: dict[bytes, Any], transaction: lmdb.Transaction) -> None:
+    def invent(opened: dict[str, Any], transaction: lmdb.Transaction) -> None:
         key = b"agent\0tag\0none\0" + PLACE[:8] + b"a9"
-        for database, at, payload in ((b"index.1", key, b""), (b"index_sizes.1", key[:14], struct.pack("<Q", 1))):
+        for database, at, payload in (("index.1", key, b""), ("index_sizes.1", key[:14], struct.pack("<Q", 1))):
             crc = index._crc(at, payload)
             transaction.put(at, struct.pack("<I", crc) + payload, db=opened[database])
 
@@ -503,11 +495,11 @@ def test_damaged_terms_are_mended_by_the_write_that_needs_them(
     with Store.open(tmp_path, SMALL) as store:
         store.save("agent", "a0", agent("s0"))
 
-    def damage(opened: dict[bytes, Any], transaction: lmdb.Transaction) -> None:
+    def damage(opened: dict[str, Any], transaction: lmdb.Transaction) -> None:
         if row is None:
-            assert transaction.delete(b"agent/a0", db=opened[b"index_terms.1"])
+            assert transaction.delete(b"agent/a0", db=opened["index_terms.1"])
         else:
-            transaction.put(b"agent/a0", row, db=opened[b"index_terms.1"])
+            transaction.put(b"agent/a0", row, db=opened["index_terms.1"])
 
     edit(tmp_path, damage)
     caplog.set_level(logging.CRITICAL, logger="stigmer")
@@ -525,10 +517,10 @@ def test_views_from_before_the_index_are_folded_again(tmp_path: Path) -> None:
         for n in range(5):
             store.save("agent", f"a{n}", agent(f"s{n}"))
 
-    def as_before(opened: dict[bytes, Any], transaction: lmdb.Transaction) -> None:
-        for name in (b"index.1", b"index_sizes.1", b"index_terms.1"):
+    def as_before(opened: dict[str, Any], transaction: lmdb.Transaction) -> None:
+        for name in ("index.1", "index_sizes.1", "index_terms.1"):
             transaction.drop(opened[name])
-        transaction.put(b"schema", b"1 snapshot.1 counts.1 requests.1 requests_order.1", db=opened[b"meta"])
+        transaction.put(b"schema", b"1 snapshot.1 counts.1 requests.1 requests_order.1", db=opened["meta"])
 
     edit(tmp_path, as_before)
     with Store.open(tmp_path, SMALL) as store:

@@ -16,6 +16,7 @@ import lmdb
 import pytest
 from checks import check_store
 from log.support import flip_bit
+from views.support import edit as edit_views
 
 from stigmer.config import StoreOptions
 from stigmer.errors import Closed, CorruptLog, StigmerError
@@ -134,12 +135,8 @@ def test_progress_is_told_and_ends_at_the_total(directory: Path) -> None:
 
 
 def edit(directory: Path, database: bytes, change: Callable[[lmdb.Transaction, object], None]) -> None:
-    """Change rows of a closed store's views behind its back."""
-    number = generations.numbers(str(directory / "views"))[0]
-    with lmdb.open(str(directory / "views" / str(number)), max_dbs=32) as environment:
-        opened = environment.open_db(database)
-        with environment.begin(write=True) as transaction:
-            change(transaction, opened)
+    """Change rows of one database of a closed store's views."""
+    edit_views(directory, lambda opened, transaction: change(transaction, opened[database.decode()]))
 
 
 def forge(transaction: lmdb.Transaction, database: object) -> None:

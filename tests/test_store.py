@@ -17,6 +17,7 @@ import lmdb
 import pytest
 from checks import check_store
 from log.support import set_version
+from views.support import data_file, edit
 
 from stigmer import config, page_tokens
 from stigmer.config import Durability, StoreOptions
@@ -37,7 +38,6 @@ from stigmer.errors import (
 from stigmer.model import Committed, Delete, Event, Op, Save
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.store import Store
-from stigmer.views import generations
 from stigmer.views.keys import checked_key_of
 
 SMALL = StoreOptions(segment_bytes=4096, map_bytes=1 << 20)
@@ -722,7 +722,7 @@ def test_damaged_row_met_while_opening_is_folded_again(directory: Path, tmp_path
         shown = everything(store)
     shutil.rmtree(directory / "views")
     shutil.move(tmp_path / "views", directory / "views")
-    edit_row(directory, b"counts.1", b"note", b"\0" * 12)
+    edit_row(directory, "counts.1", b"note", b"\0" * 12)
     with Store.open(directory, SMALL) as store:
         assert everything(store) == shown
         check_store(store)
@@ -944,18 +944,14 @@ def test_lock_is_let_go_while_a_forked_process_lives(directory: Path) -> None:
 # --- damaged views -------------------------------------------------------------------------------------------
 
 
-def data_file(directory: Path) -> Path:
-    """The LMDB file of the generation that serves."""
-    return directory / "views" / str(generations.numbers(str(directory / "views"))[0]) / "data.mdb"
-
-
-def edit_row(directory: Path, database: bytes, key: bytes, row: bytes) -> None:
+def edit_row(directory: Path, database: str, key: bytes, row: bytes) -> None:
     """Put a row into a view of a closed store."""
-    with lmdb.open(str(data_file(directory).parent), max_dbs=32) as environment:
-        opened = environment.open_db(database)
-        with environment.begin(write=True) as transaction:
-            assert transaction.get(key, db=opened) is not None
-            transaction.put(key, row, db=opened)
+
+    def put(opened: dict[str, object], transaction: lmdb.Transaction) -> None:
+        assert transaction.get(key, db=opened[database]) is not None
+        transaction.put(key, row, db=opened[database])
+
+    edit(directory, put)
 
 
 @pytest.mark.parametrize("row", [b"", b"xyz", b"\0" * 12, b"\0" * 20, b"\xff" * 100], ids=len)
@@ -968,9 +964,9 @@ def test_damaged_row_is_never_given_out_and_mended(
         fill(store)
         shown = everything(store)
     database, key = {
-        "snapshot": (b"snapshot.1", b"agent/only"),
-        "counts": (b"counts.1", b"agent"),
-        "requests": (b"requests.1", b"r1"),
+        "snapshot": ("snapshot.1", b"agent/only"),
+        "counts": ("counts.1", b"agent"),
+        "requests": ("requests.1", b"r1"),
     }[view]
     edit_row(directory, database, key, row)
     caplog.set_level(logging.CRITICAL, logger="stigmer")
@@ -993,7 +989,7 @@ def test_row_damaged_under_a_conditional_write_is_mended_first(directory: Path) 
     """A write that needs a damaged row waits for the views to be folded again, and is decided by what is true."""
     with Store.open(directory, SMALL) as store:
         revision = store.save("note", "n1", b"one")
-    edit_row(directory, b"snapshot.1", b"note/n1", b"\0" * 60)
+    edit_row(directory, "snapshot.1", b"note/n1", b"\0" * 60)
     with Store.open(directory, SMALL) as store:
         with pytest.raises(Conflict) as caught:
             store.save("note", "n1", b"two", expected_revision=9)

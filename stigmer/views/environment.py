@@ -27,7 +27,7 @@ import lmdb
 from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
 from stigmer.log.format import crc32c
-from stigmer.views.view import Databases, Transaction
+from stigmer.views.view import Database, Databases, Transaction
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -50,7 +50,16 @@ _LOOK_AGAIN_SECONDS = 0.1
 # With less room than this, an error of LMDB's writes is taken to mean that the disk is full: it reports EIO then.
 _ROOM_BYTES_MIN = 16 * 1024 * 1024
 
-DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.BadTxnError, lmdb.PanicError)
+DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.BadTxnError,
+    lmdb.PanicError,
+    lmdb.CursorFullError,  # pages that lead in a circle
+    lmdb.PageFullError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+)
 """What LMDB raises when its file is not what it should be."""
 
 
@@ -172,11 +181,27 @@ class Environment:
         """Called before each write transaction; what it raises, `write` raises."""
         self.before_growth: Callable[[], None] = _nothing
         """Called before the map is enlarged, which ends every transaction, and releases what is held."""
+        self._env: Any = None
+        self.lacked: list[str] = []
+        """Databases that were not there at the opening: all of a new environment, or those that damage hid."""
         try:
-            _check_file(self._path)
-            _fill_lock_file(os.path.join(directory, _LOCK_FILE))
+            self._open(map_bytes, databases)
+        except (lmdb.Error, OSError) as error:
+            code = error.errno if isinstance(error, OSError) else error.code
+            if code in files.FULL:
+                raise DiskFull(directory) from error
+            if code in _NOT_DAMAGE:
+                raise StorageFailed(self._path, "open", str(error)) from error
+            raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
+        except UnicodeError as error:
+            raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
+
+    def _open(self, map_bytes: int, databases: Iterable[str]) -> None:
+        _check_file(self._path)
+        _fill_lock_file(os.path.join(self.directory, _LOCK_FILE))
+        try:
             self._env = lmdb.open(
-                os.fsencode(directory),  # it would take no other letters than the locale's
+                os.fsencode(self.directory),  # it would take no other letters than the locale's
                 map_size=max(map_bytes, _size_of(self._path)),
                 sync=False,
                 metasync=False,
@@ -187,19 +212,21 @@ class Environment:
             )
             self.stale_readers = self._env.reader_check()
             """Slots of readers whose process had gone; freed by the opening."""
-            self.databases: Databases = {name: self._env.open_db(name.encode()) for name in ("meta", *databases)}
+            self.databases: Databases = {name: self._open_database(name) for name in ("meta", *databases)}
+            self._page_bytes: int = self._env.stat()["psize"]
             # Its own descriptor from the beginning: what goes wrong with a page meanwhile, an fsync of it will tell.
             self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        except (lmdb.Error, OSError) as error:
-            code = error.errno if isinstance(error, OSError) else error.code
-            if code in files.FULL:
-                raise DiskFull(directory) from error
-            if code in _NOT_DAMAGE:
-                raise StorageFailed(self._path, "open", str(error)) from error
-            raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
-        except UnicodeError as error:
-            raise CorruptView("environment", f"{self._path} cannot be opened: {error}") from error
-        self._page_bytes = self._env.stat()["psize"]
+        except BaseException:
+            if self._env is not None:
+                self._env.close()
+            raise
+
+    def _open_database(self, name: str) -> Database:
+        try:
+            return self._env.open_db(name.encode(), create=False)
+        except lmdb.NotFoundError:
+            self.lacked.append(name)
+            return self._env.open_db(name.encode())
 
     def use(self) -> Use:
         """Say how much of it is in use; all zeros where it is closed just now."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
+from stigmer import config
 from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
 from stigmer.version import VERSION
-from stigmer.views import checkpoint
+from stigmer.views import blocks, checkpoint, checksums
 from stigmer.views.checkpoint import Checkpointer, Progress
-from stigmer.views.environment import DAMAGE, Environment
+from stigmer.views.environment import DAMAGE, Environment, data_path
 from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
 from stigmer.views.view import Transaction, shown_key
 
@@ -40,6 +41,11 @@ class Generation:
         self.directory = os.path.join(views_directory, name or str(number))
         self._clean_path = os.path.join(self.directory, _CLEAN_FILE)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self.is_checked = False
+        """Whether the opening found that LMDB's file is what it was, or that its rows are whole and all there."""
+        if self.is_clean:
+            with _storage_of(self.directory, "read"):
+                self.is_checked = blocks.check(data_path(self.directory), self._mark())
         self.projector = Projector(self.directory, map_bytes)
         self._checkpointer: Checkpointer | None = None  # from when it serves
 
@@ -58,12 +64,14 @@ class Generation:
         sync_log()
         if self.projector.meta().get("serving") != "1":
             self.projector.set_meta(schema=_schema(), store=store_id.hex(), serving="1")
-        files.sync_directory(os.path.dirname(self.directory))
+        with _storage_of(self.directory, "make durable"):
+            files.sync_directory(os.path.dirname(self.directory))
         checkpointer = Checkpointer(self.environment, store_id, boot_id(), self._progress, sync_log)
         try:
             checkpointer.take_now()
             # Only now: until then nothing was written, and the mark was true.
-            self._remove_mark()
+            with _storage_of(self._clean_path, "remove"):
+                self._remove_mark()
         except StorageFailed:
             with suppress(OSError):
                 self._remove_mark()
@@ -91,6 +99,17 @@ class Generation:
         """Whether it was closed clean and not used since: then the file is whole, whatever became of the machine."""
         return os.path.exists(self._clean_path)
 
+    def _mark(self) -> bytes:
+        with open(self._clean_path, "rb") as file:
+            return file.read()
+
+    def check_rows(self) -> None:
+        """Look at all rows, unless they were or are many. Raises `CorruptView` where one is damaged or missing."""
+        if self.is_checked or checksums.rows_of(self.environment) > config.VIEWS_CHECK_ROWS_MAX:
+            return
+        checksums.check(self.environment)
+        self.is_checked = True
+
     def close(self, *, clean: bool = False) -> None:
         """Close it; `clean` says that all rows belong to a log that was sealed."""
         try:
@@ -100,7 +119,7 @@ class Generation:
             if clean:
                 # The mark is a file of its own, made after the sync: LMDB could not order it behind its own pages.
                 self.environment.sync()
-                os.close(files.create(self._clean_path, b""))
+                os.close(files.create(self._clean_path, blocks.checksums_of(data_path(self.directory))))
                 checkpoint.remove(self.directory)
         except OSError as error:
             if error.errno not in files.FULL:
@@ -121,6 +140,17 @@ class Generation:
             self._checkpointer.wait()
         self.environment.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextmanager
+def _storage_of(path: str, operation: str) -> Iterator[None]:
+    """Have an `OSError` be `DiskFull` or `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in files.FULL:
+            raise DiskFull(path) from error
+        raise StorageFailed(path, operation, str(error)) from error
 
 
 class _Unusable(Exception):
@@ -148,6 +178,7 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
             continue
         try:
             store_id = _usable(generation, revision)
+            generation.check_rows()
         except (_Unusable, CorruptView) as error:
             _note(notes, number, error)
             generation.close()
@@ -172,7 +203,7 @@ def _make_whole(directory: str) -> int | None:
 
     Raises `CorruptView`, `DiskFull`, `StorageFailed`, and `_Unusable` for a build that never served.
     """
-    try:
+    with _storage_of(directory, "put views back in"):
         if os.path.exists(os.path.join(directory, _CLEAN_FILE)):
             return None
         point = checkpoint.read(directory)
@@ -181,11 +212,7 @@ def _make_whole(directory: str) -> int | None:
         if point.boot and point.boot == boot_id():
             return None
         checkpoint.put_back(directory, point)
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(directory) from error
-        raise StorageFailed(directory, "put views back in", str(error)) from error
-    return point.revision
+        return point.revision
 
 
 def _usable(generation: Generation, revision: int | None) -> bytes:
@@ -194,6 +221,8 @@ def _usable(generation: Generation, revision: int | None) -> bytes:
         raise _Unusable("")  # an unfinished build, no news
     if meta.get("schema") != _schema():
         raise _Unusable("it has another layout")
+    if lacked := generation.environment.lacked:
+        raise _Unusable(f"it has lost {', '.join(lacked)}")
     if revision is not None and generation.projector.checkpoint != revision:
         raise CorruptView("checkpoint", f"is {generation.projector.checkpoint}, its file says {revision}")
     try:
@@ -204,15 +233,13 @@ def _usable(generation: Generation, revision: int | None) -> bytes:
 
 def create(views_directory: str, map_bytes: int) -> Generation:
     """Start a new, empty generation with a number that was not used."""
-    try:
+    with _storage_of(views_directory, "create a folder in"):
         os.makedirs(views_directory, mode=0o700, exist_ok=True)
         number = _make_next(views_directory)
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(views_directory) from error
-        raise StorageFailed(views_directory, "create a folder in", str(error)) from error
     try:
-        return Generation(views_directory, number, map_bytes)
+        made = Generation(views_directory, number, map_bytes)
+        made.is_checked = True  # there is nothing in it yet
+        return made
     except BaseException:
         shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
         raise
@@ -233,18 +260,15 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
             pass
         else:
             try:
-                if wanted["boot"] and found.projector.meta() == wanted and found.projector.checkpoint <= last_revision:
+                is_known = wanted["boot"] and found.projector.meta() == wanted and not found.environment.lacked
+                if is_known and found.projector.checkpoint <= last_revision:
                     return found
             except CorruptView:
                 pass
             found.environment.close()
     remove_aside(views_directory)
-    try:
+    with _storage_of(directory, "create"):
         made = Generation(views_directory, 0, map_bytes, _ASIDE)
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(views_directory) from error
-        raise StorageFailed(directory, "create", str(error)) from error
     try:
         made.projector.set_meta(**wanted)
     except BaseException:

@@ -321,12 +321,20 @@ def has_place(transaction: Transaction, databases: Databases, in_memory: Places,
 def stored_size(lookup: Lookup, term: bytes) -> int:
     """Give how many resources had a term when it was flushed."""
     row = lookup(SIZES_DATABASE, term)
-    if row is None:
-        return 0
+    return 0 if row is None else _size_in(term, row)
+
+
+def _size_in(term: bytes, row: bytes) -> int:
     payload = _verified(term, row)
     if len(payload) != _SIZE.size:
         raise _damaged(term)
     return int(_SIZE.unpack(payload)[0])
+
+
+def stored_sizes(transaction: Transaction, databases: Databases) -> Iterator[int]:
+    """Give how many resources had each term when it was flushed."""
+    for term, row in transaction.cursor(db=databases[SIZES_DATABASE]):
+        yield _size_in(term, row)
 
 
 def _stored_forward(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import lmdb
 
 from stigmer.pb import log_pb2
 from stigmer.pb.agentic import agent_pb2, agentexecution_pb2
-from stigmer.views.projector import Projector
+from stigmer.views import blocks, generations
+from stigmer.views.projector import VIEWS, Projector
 from stigmer.views.view import Databases, FoldCommit, Transaction, number, prepare
 
 MAP_BYTES = 1 << 20
@@ -78,3 +82,25 @@ def rows(projector: Projector) -> dict[str, list[tuple[bytes, bytes]]]:
         return {name: list(transaction.cursor(db=database)) for name, database in databases.items()}
 
     return projector.environment.read(work)
+
+
+def data_file(directory: Path) -> Path:
+    """The LMDB file of the generation that serves in a data directory."""
+    return directory / "views" / str(generations.numbers(str(directory / "views"))[0]) / "data.mdb"
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any], lmdb.Transaction], object]) -> None:
+    """Change the views of a closed store as a bug of ours would: LMDB's file is whole, and marked as before."""
+    path = data_file(directory)
+    with lmdb.open(str(path.parent), max_dbs=32) as environment:
+        opened = {name: environment.open_db(name.encode()) for view in VIEWS for name in view.databases}
+        opened["meta"] = environment.open_db(b"meta")
+        with environment.begin(write=True) as transaction:
+            change(opened, transaction)
+    mark(path)
+
+
+def mark(path: Path) -> None:
+    """Have LMDB's file of a generation that was closed clean be taken for what it was then."""
+    if (path.parent / "clean").exists():
+        (path.parent / "clean").write_bytes(blocks.checksums_of(str(path)))

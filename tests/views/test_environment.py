@@ -17,7 +17,7 @@ from stigmer.errors import CorruptView, StigmerError
 from stigmer.views import generations
 from stigmer.views.environment import Environment, EnvironmentClosed
 from stigmer.views.generations import Generation
-from views.support import MAP_BYTES, fold_commits, random_commits
+from views.support import MAP_BYTES, fold_commits, mark, random_commits
 
 STORE = bytes(range(16))
 
@@ -175,6 +175,7 @@ def serving(views: Path, *, clean: bool = False, **meta: str) -> Generation:
         again = Generation(str(views), generation.number, MAP_BYTES)
         again.projector.set_meta(**meta)
         again.close()
+        mark(views / str(generation.number) / "data.mdb")
     return generation
 
 
