@@ -37,6 +37,8 @@ _STORED, _STORED_BYTES = 200, 10_000
 _PARTS = 3
 _WARM_UP = 50
 """After so many departures the daemon has the threads and the memory that such callers cost."""
+_CHECKPOINT_TRANSACTIONS = 1
+"""The views keep the pages of their synced checkpoint from being used again by one."""
 _SLACK = 6
 """Threads of gRPC and files that come and go."""
 _GROWTH_BYTES_MAX = 48 * config.MIB
@@ -145,10 +147,10 @@ def leave(turn: Turn) -> None:
         left = 0
         while left < _WARM_UP:
             left += caller.leave(10)
-        none = _Held(10**6, 10**6, 0, 0)
+        none = _Held(10**6, 10**6, _CHECKPOINT_TRANSACTIONS, 0)
         before = _settled(turn, daemon.pid, data, address, none, "right after the start")
         before_bytes = _anonymous_bytes(daemon.pid)
-        most = _Held(before.threads + _SLACK, before.files + _SLACK, 0, 0)
+        most = _Held(before.threads + _SLACK, before.files + _SLACK, _CHECKPOINT_TRANSACTIONS, 0)
         left = 0
         while left < turn.amount:
             left += caller.leave(10)
