@@ -3,6 +3,7 @@ a file that is cut."""
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import logging
 import os
@@ -159,6 +160,7 @@ def _read_on(model: Model) -> Callable[[Channel], None]:
 
     def work(channel: Channel) -> None:
         logging.disable(logging.CRITICAL)
+        faulthandler.disable()  # its end is no news
         store = Store.open(model.directory, SMALL)
         for _ in range(2):
             for key, _known in model.state.items():
