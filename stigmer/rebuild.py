@@ -26,6 +26,8 @@ _logger = logging.getLogger("stigmer")
 
 # The writer stands still while it folds what is missing, so that has to be little.
 _EVENTS_LEFT_FOR_WRITER = 2_000
+# What nobody waits for rests so many times as long as it works, so that calls have the interpreter to themselves.
+_RESTS = 3
 # A store that is written to faster than it can be folded is never caught up with from outside.
 _ROUNDS_MAX = 20
 
@@ -41,6 +43,7 @@ class Rebuild:
         self._writer = writer
         self._running = threading.Lock()
         self._stopping = False
+        self._ended = threading.Event()
         self._repairing = False
         self._checker: threading.Thread | None = None
 
@@ -90,8 +93,15 @@ class Rebuild:
         self._checker.start()
 
     def _check_once(self) -> None:
+        began = time.monotonic()
+
+        def rest(_progress: FoldProgress) -> None:
+            nonlocal began
+            self._ended.wait((time.monotonic() - began) * _RESTS)
+            began = time.monotonic()
+
         try:
-            _generation, checksums = self._check_rows(None)
+            _generation, checksums = self._check_rows(rest)
         except Closed:
             return
         except StigmerError as error:
@@ -122,6 +132,7 @@ class Rebuild:
     def stop(self) -> None:
         """Have work that is under way end soon, with `Closed`, and wait for it."""
         self._stopping = True
+        self._ended.set()
         with self._running:
             pass
         if self._checker is not None:

@@ -3,8 +3,9 @@
 Owns the walk. It reads in many short transactions, so the map can be enlarged and pages are freed meanwhile; a row that
 changes while it is under way is looked at as it is then.
 
-A checksum says nothing of a row that damage hides. So rows are counted and have to be as many as LMDB says, in
-databases that did not change on the way; and the numbers that views keep of rows have to agree with that.
+A checksum says nothing of a row that damage hides. So each row is searched for by its key as well, and rows are
+counted and have to be as many as LMDB says, in databases that did not change on the way; and the numbers that views
+keep of rows have to agree with that.
 """
 
 from __future__ import annotations
@@ -103,6 +104,9 @@ class Checksums:
             behind = key
             if not _is_whole(walk.name, key, row):
                 self._note(f"{walk.view}: {shown_key(key)}: its checksum does not match")
+            elif transaction.get(key, db=database) != row:
+                # A key in a branch page is damaged, by which a search goes another way than a walk.
+                self._note(f"{walk.view}: {shown_key(key)}: is not found")
             count += 1
             size += len(row)
             if count >= _ROWS_PER_STEP or size > _STEP_BYTES:

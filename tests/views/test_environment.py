@@ -11,11 +11,12 @@ import sys
 import threading
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from stigmer.errors import CorruptView, StigmerError
 from stigmer.views import generations
-from stigmer.views.environment import Environment, EnvironmentClosed
+from stigmer.views.environment import DAMAGE, Environment, EnvironmentClosed
 from stigmer.views.generations import Generation
 from views.support import MAP_BYTES, fold_commits, mark, random_commits
 
@@ -252,3 +253,28 @@ def test_damaged_checkpoint_is_not_believed(tmp_path: Path) -> None:
     generation.environment.write(lambda t: t.put(b"checkpoint", b"\0" * 12, db=meta))
     generation.close()
     assert opened(tmp_path) == (None, ["generation 1 of the views is not used: is damaged"])
+
+
+def test_database_that_damage_hid_is_missed(tmp_path: Path) -> None:
+    """A generation in which a database is not found any more is not used: an empty one in its place would serve."""
+    serving(tmp_path)
+    path = tmp_path / "1" / "data.mdb"
+    path.write_bytes(path.read_bytes().replace(b"snapshot.1", b"snapshot.0"))
+    # Its schema, which is a row as well, says the right thing again.
+    path.write_bytes(path.read_bytes().replace(b"1 snapshot.0 counts.1", b"1 snapshot.1 counts.1"))
+    assert opened(tmp_path) == (None, ["generation 1 of the views is not used: it has lost snapshot.1"])
+
+
+@pytest.mark.parametrize("error", DAMAGE, ids=lambda error: error.__name__)
+def test_what_lmdb_says_of_a_damaged_file_is_damage(tmp_path: Path, error: type[lmdb.Error]) -> None:
+    """Pages that lead in a circle, for one, are `CorruptView`, for which views are folded again."""
+    environment = Environment(str(tmp_path), MAP_BYTES, ["rows"])
+
+    def meet(*_: object) -> None:
+        raise error("met")
+
+    with pytest.raises(CorruptView):
+        environment.read(meet)
+    with pytest.raises(CorruptView):
+        environment.write(meet)
+    environment.close()
