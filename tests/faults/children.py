@@ -7,6 +7,7 @@ became of the child; only the message in the middle of which it was killed is no
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import select
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple
 from faults.scenario import Failed
 
 _SIZE = struct.Struct("<I")
+_HANG_SECONDS = 100
+"""A child that takes so long prints where its threads are, and ends."""
 
 
 class Broken(NamedTuple):
@@ -144,6 +147,7 @@ class Child:
 def _run(work: Callable[[Channel], None], channel: Channel) -> None:
     status = 1
     try:
+        faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True, file=2)
         work(channel)
         status = 0
     except BaseException as error:
