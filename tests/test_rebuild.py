@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -24,6 +25,7 @@ from stigmer.log.format import crc32c
 from stigmer.model import FoldProgress, FoldReport
 from stigmer.store import Store
 from stigmer.views import generations
+from stigmer.views.environment import Environment
 from stigmer.views.view import shown_key
 
 SMALL = StoreOptions(segment_bytes=64 * 1024, map_bytes=256 * 1024)
@@ -363,6 +365,8 @@ def test_a_verify_begins_anew_where_what_is_left_is_of_no_use(directory: Path, t
                 store.verify(stop_at("compare"))
             if name is None:
                 (left / "data.mdb").write_bytes(b"x")
+            elif name == b"boot":
+                (left / "boot").write_text("another")
             else:
                 with lmdb.open(str(left), max_dbs=32) as environment:
                     database = environment.open_db(b"meta")
@@ -371,6 +375,26 @@ def test_a_verify_begins_anew_where_what_is_left_is_of_no_use(directory: Path, t
             report = store.verify()
             assert (report.differences, report.resumed_revision) == (0, 0), name
             assert not left.exists()
+
+
+def test_a_verify_of_another_boot_is_not_looked_at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves a file in parts, in which LMDB may read where there is nothing and kill the process."""
+    opened: list[bool] = []
+    real = Environment.__init__
+
+    def note(environment: Environment, path: str, *arguments: Any) -> None:
+        if path.endswith("verify"):
+            opened.append((Path(path) / "data.mdb").exists())
+        real(environment, path, *arguments)
+
+    monkeypatch.setattr(Environment, "__init__", note)
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        with pytest.raises(Stop):
+            store.verify(stop_at("compare"))
+        monkeypatch.setattr(generations, "boot_id", lambda: "another")
+        assert store.verify().resumed_revision == 0
+    assert opened == [False, False]
 
 
 _KILLED = """

@@ -763,3 +763,34 @@ def test_error_that_is_kept_holds_nothing_of_the_request(store: Store) -> None:
     assert [(row.__traceback__, row.__context__, row.__cause__) for row in rows if isinstance(row, StigmerError)] == [
         (None, None, None)
     ] * 3
+
+
+@pytest.mark.parametrize("is_left_by_a_kill", [False, True])
+def test_names_of_directories_are_synced_before_anything_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_left_by_a_kill: bool
+) -> None:
+    """A power cut must not take the data directory, the log's or a segment's name, whoever made it and when."""
+    directory = tmp_path / "a" / "b"
+    if is_left_by_a_kill:
+        Store.open(directory).close()
+    synced: list[str] = []
+    monkeypatch.setattr(files, "sync_directory", synced.append)
+    store = Store.open(directory)
+    names = {str(directory.parent), str(directory), str(directory / "log")}
+    assert names <= set(synced)
+    assert is_left_by_a_kill or str(tmp_path) in synced
+    store.close()
+
+
+def test_directory_above_that_is_closed_to_us_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the parent of a data directory may not be opened, or syncs nothing, the store opens all the same."""
+    (tmp_path / "data").mkdir()
+    real = files.sync_directory
+
+    def sync_directory(path: str) -> None:
+        if path == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        real(path)
+
+    monkeypatch.setattr(files, "sync_directory", sync_directory)
+    Store.open(tmp_path / "data").close()

@@ -25,6 +25,7 @@ from stigmer.views.view import Transaction, shown_key
 
 _CLEAN_FILE = "clean"
 _ASIDE = "verify"
+_BOOT_FILE = "boot"
 
 _EXAMPLES_MAX = 10
 # A comparison tells how far it is, and lets the writer in, this often.
@@ -252,15 +253,15 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
     was synced. It never serves, and is not removed when a store is opened.
     """
     directory = os.path.join(views_directory, _ASIDE)
-    wanted = {"schema": _schema(), "store": store_id.hex(), "boot": boot_id(), "version": VERSION}
-    if os.path.isdir(directory):
+    wanted = {"schema": _schema(), "store": store_id.hex(), "version": VERSION}
+    if _is_of_this_boot(directory):
         try:
             found = Generation(views_directory, 0, map_bytes, _ASIDE)
         except CorruptView:
             pass
         else:
             try:
-                is_known = wanted["boot"] and found.projector.meta() == wanted and not found.environment.lacked
+                is_known = found.projector.meta() == wanted and not found.environment.lacked
                 if is_known and found.projector.checkpoint <= last_revision:
                     return found
             except CorruptView:
@@ -268,6 +269,9 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
             found.environment.close()
     remove_aside(views_directory)
     with _storage_of(directory, "create"):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        with open(os.path.join(directory, _BOOT_FILE), "w", encoding="ascii") as file:
+            file.write(boot_id())
         made = Generation(views_directory, 0, map_bytes, _ASIDE)
     try:
         made.projector.set_meta(**wanted)
@@ -275,6 +279,15 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
         made.remove()
         raise
     return made
+
+
+def _is_of_this_boot(directory: str) -> bool:
+    """Say whether what is never synced is whole, before LMDB looks at it: a file in parts can kill the process."""
+    try:
+        with open(os.path.join(directory, _BOOT_FILE), encoding="ascii", errors="replace") as file:
+            return bool(boot_id()) and file.read() == boot_id()
+    except FileNotFoundError:
+        return False
 
 
 def remove_aside(views_directory: str) -> None:
