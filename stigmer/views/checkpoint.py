@@ -39,6 +39,8 @@ _VERSION = 1
 _HEAD = struct.Struct("<8sIIQ16sIII")
 _CRC = struct.Struct("<I")
 _META_BYTES_MAX = 2 << 16
+_READ_BYTES = 1 << 20
+_READ_SHARE = 4
 
 
 class Point(NamedTuple):
@@ -104,6 +106,22 @@ def put_back(directory: str, point: Point) -> None:
             raise CorruptView("checkpoint", "is not one of the file that is there")
         files.write_at(fd, (point.meta_pages,), 0)
         files.sync_data(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    # The fold of the tail reads pages all over a file of which a power cut has left nothing in memory.
+    threading.Thread(target=_read_ahead, args=(fd,), name="stigmer-reader", daemon=True).start()
+
+
+def _read_ahead(fd: int) -> None:
+    """Have the page cache read a file, from its beginning, and close it; no more than the machine has room for."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    buffer = [bytearray(_READ_BYTES)]
+    try:
+        for offset in range(0, min(os.fstat(fd).st_size, memory_bytes // _READ_SHARE), _READ_BYTES):
+            os.preadv(fd, buffer, offset)
+    except OSError:
+        pass  # who needs what is there finds out
     finally:
         os.close(fd)
 
