@@ -100,7 +100,7 @@ def test_messages_over_the_limit(served: DaemonProcess, record_property: Record)
             assert str(limit) in caught.value.details()
             refused += 1
         grown = memory(served, "VmHWM") - before
-    record_property("tally", Tally({"messages refused": refused, "MiB grown": grown // config.MIB}))
+    record_property("tally", {"messages refused": refused, "MiB grown": grown // config.MIB})
     assert grown < 64 * config.MIB
     assert get(served.address) == b"v"
 
@@ -124,7 +124,7 @@ def test_messages_that_swell(served: DaemonProcess, record_property: Record) -> 
             if method == "commit":
                 assert set(found) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             assert grown < 512 * config.MIB
-    record_property("tally", Tally(tally))
+    record_property("tally", dict(tally))
     assert get(served.address) == b"v"
 
 
@@ -187,7 +187,7 @@ def test_pings_without_end(served: DaemonProcess, record_property: Record) -> No
             )
         assert get(served.address) == b"v"
     until_at_rest(served)
-    record_property("tally", Tally({"pings": 10_000, "sent away": sent_away}))
+    record_property("tally", {"pings": 10_000, "sent away": sent_away})
     assert sent_away == 10
 
 
@@ -233,7 +233,7 @@ def test_a_follower_that_is_stopped(served: DaemonProcess, record_property: Reco
         finally:
             follower.kill()
             follower.join()
-    record_property("tally", Tally({"revisions behind": SAVES, "MiB grown": grown // config.MIB}))
+    record_property("tally", {"revisions behind": SAVES, "MiB grown": grown // config.MIB})
     assert revisions == list(range(last, last + SAVES + 1))
     assert grown < 64 * config.MIB
 
@@ -302,7 +302,7 @@ def test_a_thousand_saves_beyond_the_queue(tmp_path: Path, record_property: Reco
         there = {int(event.id) for event in client.tail(follow=False)}
     acked = {number for number, code in answers.items() if code is grpc.StatusCode.OK}
     refused = {number for number, code in answers.items() if code is grpc.StatusCode.RESOURCE_EXHAUSTED}
-    record_property("tally", Tally({"acknowledged": len(acked), "refused": len(refused)}))
+    record_property("tally", {"acknowledged": len(acked), "refused": len(refused)})
     assert (len(acked) + len(refused), there) == (CALLERS, acked)
     assert acked
     assert refused
