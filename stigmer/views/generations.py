@@ -27,6 +27,10 @@ _CLEAN_FILE = "clean"
 _ASIDE = "verify"
 _BOOT_FILE = "boot"
 
+# There while a generation is being opened, with a byte for each time that this was begun and has not come to its end.
+_TRIES_FILE = "tries"
+_TRIES_MAX = 3
+
 _EXAMPLES_MAX = 10
 # A comparison tells how far it is, and lets the writer in, this often.
 _ROWS_PER_STEP = 10_000
@@ -172,7 +176,9 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
     """
     for number in numbers(views_directory):
         try:
-            revision = _make_whole(os.path.join(views_directory, str(number)))
+            directory = os.path.join(views_directory, str(number))
+            revision = _make_whole(directory)
+            _count_try(directory)
             generation = Generation(views_directory, number, map_bytes)
         except (_Unusable, CorruptView) as error:
             _note(notes, number, error)
@@ -180,6 +186,7 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
         try:
             store_id = _usable(generation, revision)
             generation.check_rows()
+            _forget_tries(directory)
         except (_Unusable, CorruptView) as error:
             _note(notes, number, error)
             generation.close()
@@ -214,6 +221,37 @@ def _make_whole(directory: str) -> int | None:
             return None
         checkpoint.put_back(directory, point)
         return point.revision
+
+
+def _count_try(directory: str) -> None:
+    """Count that a generation is being opened; raise `_Unusable` where that has not come to its end several times.
+
+    On a damaged page LMDB may end the process, which, once, nobody can tell from a kill. The count is not made durable:
+    what ended with the machine was not ended by a page.
+    """
+    with _storage_of(directory, "write in"), _as_far_as_there_is_room():
+        fd = os.open(os.path.join(directory, _TRIES_FILE), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            tries = os.fstat(fd).st_size
+            if tries >= _TRIES_MAX:
+                raise _Unusable(f"{tries} times in a row the process ended while it was being opened")
+            os.write(fd, b".")
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _as_far_as_there_is_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in files.FULL:
+            raise
+
+
+def _forget_tries(directory: str) -> None:
+    with suppress(OSError):
+        os.unlink(os.path.join(directory, _TRIES_FILE))
 
 
 def _usable(generation: Generation, revision: int | None) -> bytes:
@@ -258,7 +296,7 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
         try:
             found = Generation(views_directory, 0, map_bytes, _ASIDE)
         except CorruptView:
-            pass
+            _forget_tries(directory)
         else:
             try:
                 is_known = found.projector.meta() == wanted and not found.environment.lacked

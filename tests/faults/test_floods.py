@@ -159,7 +159,7 @@ def test_rapid_resets(served: DaemonProcess, record_property: Record) -> None:
                 gone += 1  # sent away, as one may be who does this
     at_rest_after = until_at_rest(served)
     record_property(
-        "tally", Tally({"resets": sent, "connections": connections, "of them sent away": gone, "rests": at_rest_after})
+        "tally", {"resets": sent, "connections": connections, "of them sent away": gone, "rests": at_rest_after}
     )
     assert sent >= RESETS
 
@@ -264,9 +264,7 @@ def test_gets_beside_a_hundred_tails(served: DaemonProcess, record_property: Rec
                     assert connection.next_data(connection.begin(STORE["tail"].path, tail)) is not None
             assert client.status().tails == TAILS
             beside = median_of_gets(200)
-    record_property(
-        "tally", Tally({"tails": TAILS, "us without": round(without * 1e6), "us beside": round(beside * 1e6)})
-    )
+    record_property("tally", {"tails": TAILS, "us without": round(without * 1e6), "us beside": round(beside * 1e6)})
     assert beside < max(5 * without, 0.05)
 
 
