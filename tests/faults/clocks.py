@@ -149,7 +149,7 @@ def _change(turn: Turn, served: _Served, state: dict[str, int], told: list[tuple
 SCENARIO = Scenario(
     name="clocks",
     rows=("D17",),
-    what="The clock jumps back, on, and to 1970, while a daemon runs and between its starts.",
+    what="the clock jumps back, on, and to 1970, while a daemon runs and between its starts",
     unit="jumps",
     gate=40,
     chunk=100,
@@ -160,8 +160,8 @@ SCENARIO = Scenario(
 
 
 @bug(
-    "time goes back",
-    "A commit has the time that the clock shows, whatever the one before had.",
+    "time-goes-back",
+    "a commit has the time that the clock shows, whatever the one before had",
     scenario="clocks",
     amount=20,
 )

@@ -79,7 +79,7 @@ def _beside_a_daemon(
 CUTS = Scenario(
     name="cuts",
     rows=("D15",),
-    what="Connections are cut, delayed and slowed: clients come back, what they sent is applied once, tails go on.",
+    what="connections are cut, delayed and slowed: clients come back, what they sent is applied once, tails go on",
     unit="cuts",
     gate=100,
     chunk=50,
@@ -113,7 +113,7 @@ def losses(turn: Turn) -> None:
 LOSSES = Scenario(
     name="losses",
     rows=("D15",),
-    what="On a network of 1 Mbit/s that drops packets, what is sent is applied once, and tails show everything.",
+    what="on a network of 1 Mbit/s that drops packets, what is sent is applied once, and tails show everything",
     unit="lost packets",
     gate=500,
     chunk=1_000,
@@ -204,7 +204,7 @@ def deadlines(turn: Turn) -> None:
 DEADLINES = Scenario(
     name="deadlines",
     rows=("D13",),
-    what="Deadlines pass while a slow disk syncs: what is sent again with its request id is applied exactly once.",
+    what="deadlines pass while a slow disk syncs: what is sent again with its request id is applied exactly once",
     unit="retries",
     gate=1_000,
     chunk=1_000,
@@ -215,8 +215,8 @@ DEADLINES = Scenario(
 
 
 @bug(
-    "a repeat in the same group is made again",
-    "A request that comes twice while a group is synced is applied twice.",
+    "repeat-in-group-made-again",
+    "a request that comes twice while a group is synced is applied twice",
     scenario="deadlines",
     amount=300,
 )
@@ -232,8 +232,8 @@ def a_repeat_in_the_same_group_is_made_again() -> None:
 
 
 @bug(
-    "a tail that comes back skips an event",
-    "A follower whose connection broke goes on one revision too far.",
+    "tail-comes-back-too-far",
+    "a follower whose connection broke goes on one revision too far",
     scenario="cuts",
     amount=40,
 )

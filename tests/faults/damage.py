@@ -152,7 +152,7 @@ def _mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0)
 
 
-@bug("header without crc", "the checksum of a frame's header is not compared", scenario="flips", amount=5_000)
+@bug("header-without-crc", "the checksum of a frame's header is not compared", scenario="flips", amount=5_000)
 def _header_without_crc() -> None:
     def decode(data: bytes, at: int, offset: int, salt: int) -> fmt.FrameHeader | None:
         if data[at : at + 4] != fmt.FRAME_MAGIC or len(data) - at < fmt.FRAME_HEADER_SIZE:

@@ -286,7 +286,7 @@ def _damage(turn: Turn, path: Path) -> None:
 DAMAGE = Scenario(
     name="views-damaged",
     rows=("B7",),
-    what="Bits, sectors, pages of LMDB's file are wrong: no read gives a wrong value, or misses one; it is mended.",
+    what="bits, sectors, pages of LMDB's file are wrong: no read gives a wrong value, or misses one; it is mended",
     unit="damages",
     gate=600,
     chunk=200,
@@ -406,7 +406,7 @@ _LOSSES = (
 LOSSES = Scenario(
     name="views-lost",
     rows=("B6", "B9"),
-    what="Views are lost, cut, garbage, another store's, of another layout, ahead of the log: folded again or refused.",
+    what="views are lost, cut, garbage, another store's, of another layout, ahead of the log: folded again or refused",
     unit="losses",
     gate=120,
     chunk=60,
@@ -470,7 +470,7 @@ def _edit_rows(turn: Turn, directory: Path, number: int) -> set[str]:
 EDITS = Scenario(
     name="views-edited",
     rows=("B10",),
-    what="Rows differ from the log under checksums that are right: verify finds each and names its key.",
+    what="rows differ from the log under checksums that are right: verify finds each and names its key",
     unit="edits",
     gate=1000,
     chunk=500,

@@ -219,7 +219,7 @@ def _check_commits(turn: Turn, data: Path, acked: dict[int, int]) -> None:
 SCENARIO = Scenario(
     name="departures",
     rows=("D14",),
-    what="Callers cancel, die and break off in the middle of streams and requests, and leave nothing behind.",
+    what="callers cancel, die and break off in the middle of streams and requests, and leave nothing behind",
     unit="departures",
     gate=1_000,
     chunk=2_000,
@@ -233,7 +233,7 @@ SCENARIO = Scenario(
 )
 
 
-@bug("tail kept", "A tail whose follower has left keeps its place in the log open.", scenario="departures", amount=200)
+@bug("tail-kept", "a tail whose follower has left keeps its place in the log open", scenario="departures", amount=200)
 def _() -> None:
     kept: list[Callable[[], None]] = []
     tail._Reader.close = lambda self: kept.append(self.position)  # type: ignore[method-assign, assignment]

@@ -258,7 +258,7 @@ def _lose_unsynced(turn: Turn, calls: list[Call]) -> None:
 SYNC_ERRORS = Scenario(
     name="sync-errors",
     rows=("A8",),
-    what="The Nth fsync fails: nothing of its group is acknowledged or shown, it is not tried again, the store stops.",
+    what="the Nth fsync fails: nothing of its group is acknowledged or shown, it is not tried again, the store stops",
     unit="failed syncs",
     gate=50,
     chunk=50,
@@ -317,7 +317,7 @@ def _is_short(call: Call) -> bool:
 WRITE_ERRORS = Scenario(
     name="write-errors",
     rows=("A9",),
-    what="The Nth write fails, is interrupted, finds no room or takes only half: nothing acknowledged is lost.",
+    what="the Nth write fails, is interrupted, finds no room or takes only half: nothing acknowledged is lost",
     unit="faulty writers",
     gate=60,
     chunk=50,
@@ -380,7 +380,7 @@ def _lie(turn: Turn) -> None:
 LIES = Scenario(
     name="lies",
     rows=("A13",),
-    what="The Nth write says that 40 bytes were written and writes none: found at the next open at the latest.",
+    what="the Nth write says that 40 bytes were written and writes none: found at the next open at the latest",
     unit="lies",
     gate=25,
     chunk=25,

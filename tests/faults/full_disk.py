@@ -203,7 +203,7 @@ def _open_while_full(turn: Turn, folder: Path) -> None:
 FILLS = Scenario(
     name="full-disk",
     rows=("A10", "A11"),
-    what="The disk fills and has room again under a store, and is full when it is opened: refused, read, and gone on.",
+    what="the disk fills and has room again under a store, and is full when it is opened: refused, read, and gone on",
     unit="fills",
     gate=100,
     chunk=50,
@@ -322,7 +322,7 @@ def _check_after(turn: Turn, directory: Path, situation: _Situation, *, is_saved
 FULL_FROM = Scenario(
     name="full-from-a-call",
     rows=("A11",),
-    what="From the Nth call on there is no room, in an open, a roll, a rebuild, a flush, a close: nothing is lost.",
+    what="from the Nth call on there is no room, in an open, a roll, a rebuild, a flush, a close: nothing is lost",
     unit="opens",
     gate=120,
     chunk=80,

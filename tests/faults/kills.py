@@ -263,7 +263,7 @@ KILLS = Scenario(
 # --- bugs that it has to catch ---------------------------------------------------------------------------
 
 
-@bug("ack before append", "commits are answered before they are in the log", scenario="kills", amount=60)
+@bug("ack-before-append", "commits are answered before they are in the log", scenario="kills", amount=60)
 def _ack_before_append() -> None:
     original = writer.Writer._write_group
 
@@ -284,7 +284,7 @@ def _no_sink(tickets: list[Ticket]) -> None:
     """Take answers that were given already."""
 
 
-@bug("fold before append", "readers see a commit before it is in the log", scenario="kills", amount=60)
+@bug("fold-before-append", "readers see a commit before it is in the log", scenario="kills", amount=60)
 def _fold_before_append() -> None:
     append, fold = log.Log.append, writer.Writer._fold
 
@@ -300,7 +300,7 @@ def _fold_before_append() -> None:
     writer.Writer._write_group = write_group  # type: ignore[method-assign]
 
 
-@bug("checkpoint apart", "the views' checkpoint is written before the rows it speaks of", scenario="kills", amount=60)
+@bug("checkpoint-apart", "the views' checkpoint is written before the rows it speaks of", scenario="kills", amount=60)
 def _checkpoint_apart() -> None:
     original = projector.Projector.flush
 
@@ -319,7 +319,7 @@ def _checkpoint_apart() -> None:
     projector.Projector.flush = flush  # type: ignore[method-assign]
 
 
-@bug("requests forgotten", "a restart forgets the request ids that were flushed", scenario="kills", amount=60)
+@bug("requests-forgotten", "a restart forgets the request ids that were flushed", scenario="kills", amount=60)
 def _requests_forgotten() -> None:
     def flush(self: requests.Requests, transaction: Transaction, databases: Databases) -> None:
         """Flush nothing."""
@@ -327,11 +327,11 @@ def _requests_forgotten() -> None:
     requests.Requests.flush = flush  # type: ignore[method-assign]
 
 
-@bug("torn frame kept", "a frame that is not all there is taken for one", scenario="kills", amount=60)
+@bug("torn-frame-kept", "a frame that is not all there is taken for one", scenario="kills", amount=60)
 def _torn_frame_kept() -> None:
     segment._problem_of = lambda header, payload, revision: None  # type: ignore[assignment]
 
 
-@bug("torn tail left", "what a crash left at the end is not cut off", scenario="kills", amount=60)
+@bug("torn-tail-left", "what a crash left at the end is not cut off", scenario="kills", amount=60)
 def _torn_tail_left() -> None:
     recovery._cut = lambda fd, segment: "cut off nothing"  # type: ignore[assignment]

@@ -196,7 +196,7 @@ def embedded(turn: Turn) -> None:
 EMBEDDED = Scenario(
     name="linearizable",
     rows=("A1",),
-    what="Threads use an embedded store that is killed: one order explains every answer, and is that of the log.",
+    what="threads use an embedded store that is killed: one order explains every answer, and is that of the log",
     unit="operations",
     gate=20_000,
     chunk=50_000,
@@ -207,8 +207,8 @@ EMBEDDED = Scenario(
 
 
 @bug(
-    "answer before the fold",
-    "A writer is answered once its commit is durable, but before readers see it.",
+    "answer-before-fold",
+    "a writer is answered once its commit is durable, but before readers see it",
     scenario="linearizable",
     amount=8_000,
 )
@@ -236,8 +236,8 @@ def answer_before_the_fold() -> None:
 
 
 @bug(
-    "half a commit is visible",
-    "The events of a commit are folded one after the other.",
+    "half-a-commit-visible",
+    "the events of a commit are folded one after the other",
     scenario="linearizable",
     amount=8_000,
 )
@@ -261,8 +261,8 @@ def half_a_commit_is_visible() -> None:
 
 
 @bug(
-    "memory is forgotten before the flush",
-    "Readers look into LMDB for what its transaction has not committed yet.",
+    "memory-forgotten-early",
+    "readers look into LMDB for what its transaction has not committed yet",
     scenario="linearizable",
     amount=8_000,
 )
@@ -278,8 +278,8 @@ def memory_is_forgotten_before_the_flush() -> None:
 
 
 @bug(
-    "a repeat is made again",
-    "Request ids are forgotten: what is sent again with the same one is applied again.",
+    "repeat-made-again",
+    "request ids are forgotten: what is sent again with the same one is applied again",
     scenario="linearizable",
     amount=4_000,
 )

@@ -331,12 +331,12 @@ def _commit_in(payload: bytes) -> Commit:
 # --- bugs ------------------------------------------------------------------------------------------------
 
 
-@bug("no directory sync", "the names in a directory are not synced", scenario="lost-writes", amount=300)
+@bug("no-directory-sync", "the names in a directory are not synced", scenario="lost-writes", amount=300)
 def _no_directory_sync() -> None:
     files.sync_directory = lambda path: None
 
 
-@bug("header not synced", "a new segment gets its name before its header is synced", scenario="lost-writes", amount=300)
+@bug("header-not-synced", "a new segment gets its name before its header is synced", scenario="lost-writes", amount=300)
 def _header_not_synced() -> None:
     def create(path: str, content: bytes) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -347,7 +347,7 @@ def _header_not_synced() -> None:
     files.create = create
 
 
-@bug("fold before sync", "readers see a group before it is synced", scenario="lost-writes", amount=300)
+@bug("fold-before-sync", "readers see a group before it is synced", scenario="lost-writes", amount=300)
 def _fold_before_sync() -> None:
     real = Writer._fold
 
@@ -360,7 +360,7 @@ def _fold_before_sync() -> None:
     Writer._fold = fold_then_sync
 
 
-@bug("tail before sync", "followers are woken before a group is synced", scenario="lost-writes", amount=300)
+@bug("tail-before-sync", "followers are woken before a group is synced", scenario="lost-writes", amount=300)
 def _tail_before_sync() -> None:
     real = Writer._sync
 
@@ -372,7 +372,7 @@ def _tail_before_sync() -> None:
     Writer._sync = sync
 
 
-@bug("seal before sync", "a segment is sealed before what is in it is synced", scenario="lost-writes", amount=1_000)
+@bug("seal-before-sync", "a segment is sealed before what is in it is synced", scenario="lost-writes", amount=1_000)
 def _seal_before_sync() -> None:
     real = Log._seal
 

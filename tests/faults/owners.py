@@ -166,7 +166,7 @@ def _check_winner(turn: Turn, winner: Report, directory: str, acked: _Acked) -> 
 SCENARIO = Scenario(
     name="owners",
     rows=("D1", "D2", "D3", "B13"),
-    what="Several daemons and programs want one directory, port or socket in one moment: exactly one gets it.",
+    what="several daemons and programs want one directory, port or socket in one moment: exactly one gets it",
     unit="races",
     gate=100,
     chunk=30,
@@ -176,7 +176,7 @@ SCENARIO = Scenario(
 )
 
 
-@bug("lock not taken", "The data directory is not locked.", scenario="owners", amount=20)
+@bug("lock-not-taken", "the data directory is not locked", scenario="owners", amount=20)
 def _() -> None:
     stigmer.lock.fcntl = _NoLocks()  # type: ignore[assignment]
 
@@ -191,8 +191,8 @@ class _NoLocks:
 
 
 @bug(
-    "port shared",
-    "A second daemon may bind the same port, and the kernel deals out the clients.",
+    "port-shared",
+    "a second daemon may bind the same port, and the kernel deals out the clients",
     scenario="owners",
     amount=20,
 )

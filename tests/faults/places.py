@@ -200,7 +200,7 @@ def _check_works(turn: Turn, place: _Place, report: Report) -> None:
 SCENARIO = Scenario(
     name="places",
     rows=("B13", "D18"),
-    what="Data directories that cannot be one, garbage in them, and processes that may have too little.",
+    what="data directories that cannot be one, garbage in them, and processes that may have too little",
     unit="places",
     gate=len(_PLACES),
     chunk=len(_PLACES),

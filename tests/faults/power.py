@@ -257,7 +257,7 @@ POWER_CUTS = Scenario(
 # --- bugs that it has to catch ---------------------------------------------------------------------------
 
 
-@bug("ack before sync", "commits are answered before they are synced", scenario="power-cuts", amount=25)
+@bug("ack-before-sync", "commits are answered before they are synced", scenario="power-cuts", amount=25)
 def _ack_before_sync() -> None:
     real = Writer._publish
 

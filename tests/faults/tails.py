@@ -369,7 +369,7 @@ def tails(turn: Turn) -> None:
 TAILS = Scenario(
     name="tails",
     rows=("D12", "D10", "A1"),
-    what="Followers and clients of a daemon that is killed: each revision is shown once, in order, and is in the log.",
+    what="followers and clients of a daemon that is killed: each revision is shown once, in order, and is in the log",
     unit="restarts",
     gate=20,
     chunk=20,
@@ -380,8 +380,8 @@ TAILS = Scenario(
 
 
 @bug(
-    "tails are woken before the sync",
-    "Followers are shown a group that is written, but neither durable nor in the views.",
+    "tail-woken-early",
+    "followers are shown a group that is written, but neither durable nor in the views",
     scenario="tails",
     amount=10,
 )
@@ -424,8 +424,8 @@ def _wrong_at_borders(wrong: Callable[[list[Frame]], list[Frame]]) -> None:
 
 
 @bug(
-    "a tail skips a commit at a segment's end",
-    "A follower that goes on in the next segment is not shown a commit.",
+    "tail-skips-at-a-roll",
+    "a follower that goes on in the next segment is not shown a commit",
     scenario="tails",
     amount=10,
 )
@@ -435,8 +435,8 @@ def a_tail_skips_a_commit() -> None:
 
 
 @bug(
-    "a tail repeats a commit at a segment's end",
-    "A follower that goes on in the next segment is shown a commit again.",
+    "tail-repeats-at-a-roll",
+    "a follower that goes on in the next segment is shown a commit again",
     scenario="tails",
     amount=10,
 )

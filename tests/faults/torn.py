@@ -163,7 +163,7 @@ def _any_later_frame() -> None:
     recovery.later_proof = later
 
 
-@bug("kept after a gap", "whole frames behind a bad one of the same group are kept", scenario="unsynced", amount=50)
+@bug("kept-after-a-gap", "whole frames behind a bad one of the same group are kept", scenario="unsynced", amount=50)
 def _kept_after_a_gap() -> None:
     real = FrameScan.__iter__
 
@@ -187,7 +187,7 @@ def _kept_after_a_gap() -> None:
 
 
 @bug(
-    "payload without crc",
+    "payload-without-crc",
     "the checksum of a payload is not compared when a log is opened",
     scenario="unsynced",
     amount=50,
