@@ -145,7 +145,6 @@ def _follow(child: int, kill_at: int) -> tuple[int, int, int]:
     if not os.WIFSTOPPED(status):
         return calls, killed_at, os.waitstatus_to_exitcode(status)
     _check(_libc.ptrace(_SET_OPTIONS, child, None, _TRACE_CLONE | _TRACE_SECCOMP | _EXIT_KILL))
-    started = {child}
     _continue(child, 0)
     while True:
         pid, status = os.waitpid(-1, _WAIT_ALL)
@@ -163,9 +162,8 @@ def _follow(child: int, kill_at: int) -> tuple[int, int, int]:
                 os.kill(child, signal.SIGKILL)
             else:
                 _continue(pid, 0)
-        elif event or pid not in started:
-            # A thread begins by stopping.
-            started.add(pid)
+        elif event or number == signal.SIGSTOP:
+            # A new thread begins by stopping, and nobody else sends this signal.
             _continue(pid, 0)
         else:
             _continue(pid, number)
