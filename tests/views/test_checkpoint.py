@@ -78,6 +78,8 @@ class Disk:
         self.let_sync = threading.Event()
         """Syncs wait for it."""
         self.let_sync.set()
+        self.syncs = threading.Event()
+        """Set where one waits."""
         sync = Environment.sync
 
         def slowly(environment: Environment) -> None:
@@ -86,6 +88,7 @@ class Disk:
             else:
                 self.note(environment)
                 version = len(self._versions) - 1
+                self.syncs.set()
                 self.let_sync.wait()
                 sync(environment)
                 self._synced = version
@@ -160,7 +163,9 @@ def test_power_cut_leaves_a_checkpoint_and_the_tail_gives_the_rest(
         choice = source.random()
         if choice < 0.15 and disk.let_sync.is_set():
             disk.let_sync.clear()
+            disk.syncs.clear()
             checkpointer.take(must_not_fail)
+            disk.syncs.wait()
             in_background += 1
         elif choice < 0.45:
             disk.let_sync.set()
@@ -197,6 +202,7 @@ def test_power_cut_leaves_a_checkpoint_and_the_tail_gives_the_rest(
             behind += revision < max(expected)
         if not disk.let_sync.is_set() and generation.environment.use().map_bytes < 2 * generation.environment.size:
             disk.let_sync.set()  # the map is about to grow, which waits for the sync
+            checkpointer.wait()
     assert generation.environment.use().map_bytes >= 4 * MAP_BYTES
     assert (cuts > 40, behind > 20, in_background > 5, reopened > 2) == (True,) * 4
     disk.let_sync.set()

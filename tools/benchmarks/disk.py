@@ -35,16 +35,19 @@ class Disk:
         with self._image.open("wb") as file:
             file.truncate(size_bytes // _BLOCK_BYTES * _BLOCK_BYTES)
         _run("mkfs.ext4", "-q", "-F", "-m", "0", str(self._image))
+        self.mount()
+
+    def mount(self) -> None:
+        """Mount it; the journal is replayed where the power was cut.
+
+        On a device of its own each time: a process in another namespace of mounts may keep the one before.
+        """
         self._device = _run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
         try:
-            self.mount()
+            _run("mount", self._device, str(self.path))
         except BaseException:
             _run("losetup", "--detach", self._device)
             raise
-
-    def mount(self) -> None:
-        """Mount it; the journal is replayed where the power was cut."""
-        _run("mount", self._device, str(self.path))
 
     def cut(self) -> None:
         """Cut the power: everything that is not durable is lost. Then `lift` it off, and `mount` it again."""
@@ -57,6 +60,7 @@ class Disk:
     def lift(self) -> None:
         """Unmount it, once nobody uses it, with all that the machine remembers of it."""
         _run("umount", str(self.path))
+        _run("losetup", "--detach", self._device)
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
     def __enter__(self) -> Disk:
@@ -66,8 +70,7 @@ class Disk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if os.path.ismount(self.path):
-            _run("umount", str(self.path))
-        _run("losetup", "--detach", self._device)
+            self.lift()
         self._image.unlink()
 
 
