@@ -25,11 +25,8 @@ _WORDS = (
 
 @contextmanager
 def quick_folder(otherwise: Path) -> Iterator[Path]:
-    """Give a folder, in memory where there is such a place: for damage to files that no power cut is to take."""
-    if not _MEMORY.is_dir():
-        yield otherwise
-        return
-    with tempfile.TemporaryDirectory(prefix="stigmer-faults-", dir=_MEMORY) as made:
+    """Give an empty folder, in memory where there is such a place: for faults to which it is the same."""
+    with tempfile.TemporaryDirectory(prefix="stigmer-faults-", dir=_MEMORY if _MEMORY.is_dir() else otherwise) as made:
         yield Path(made)
 
 

@@ -35,7 +35,7 @@ class Disk:
     """A mounted file system."""
 
     def __init__(self, directory: Path, size_bytes: int = 64 << 20) -> None:
-        """Make it in an empty folder, which has to be on a real disk; it is not mounted yet."""
+        """Make it in an empty folder; it is not mounted yet."""
         self.path = directory / "disk"
         self.path.mkdir()
         image = directory / "image"
@@ -46,6 +46,7 @@ class Disk:
         subprocess.run([*command, str(image)], check=True, stdout=subprocess.DEVNULL)
         _call(_LIBC.unshare(_CLONE_NEWNS), "unshare")
         _call(_LIBC.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "make mounts private")
+        self._root = -1
         self._device, self._loop = _attach(image)
 
     def mount(self, options: str = "") -> None:
@@ -61,11 +62,16 @@ class Disk:
     def unmount(self) -> None:
         """Unmount it; nobody may use it any more."""
         os.close(self._root)
+        self._root = -1
         _call(_LIBC.umount2(bytes(self.path), 0), "unmount")
 
     def close(self) -> None:
-        """Let go of the loop device. It must not be mounted."""
-        os.close(self._loop)
+        """Unmount it, if it is mounted, and let go of the loop device."""
+        try:
+            if self._root >= 0:
+                self.unmount()
+        finally:
+            os.close(self._loop)
 
 
 def _attach(image: Path) -> tuple[str, int]:

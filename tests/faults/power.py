@@ -20,6 +20,7 @@ from faults import mounts, needs
 from faults.bugs import bug
 from faults.children import Channel, Child, pause
 from faults.kills import Killed, ShortWrites, mark_stages
+from faults.logs import quick_folder
 from faults.mounts import Disk
 from faults.scenario import Scenario, Turn
 from faults.traffic import Ack, Writers, report_of
@@ -217,19 +218,20 @@ def _names_below(directory: Path) -> set[str]:
 
 def power_cuts(turn: Turn) -> None:
     """Cut the power of stores, one after the other, each many times."""
-    disk = Disk(turn.directory)
-    disk.mount()
-    try:
-        done = 0
-        while done < turn.amount:
-            cut = _Cut(turn, disk, done)
-            for _ in range(min(_CUTS_PER_STORE, turn.amount - done)):
-                cut.cycle()
-                done += 1
-            cut.finish()
-    finally:
-        disk.unmount()
-        disk.close()
+    # What a cut takes is what the file system has not written to its device, whatever that is made of.
+    with quick_folder(turn.directory) as folder:
+        disk = Disk(folder)
+        try:
+            disk.mount()
+            done = 0
+            while done < turn.amount:
+                cut = _Cut(turn, disk, done)
+                for _ in range(min(_CUTS_PER_STORE, turn.amount - done)):
+                    cut.cycle()
+                    done += 1
+                cut.finish()
+        finally:
+            disk.close()
 
 
 POWER_CUTS = Scenario(

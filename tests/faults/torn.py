@@ -45,7 +45,7 @@ def unsynced_groups(turn: Turn) -> None:
 def _lose_sectors(turn: Turn, _part: int) -> None:
     done = 0
     while done < turn.amount:
-        with quick_folder(turn.directory / str(done)) as folder, short_chains():
+        with quick_folder(turn.directory) as folder, short_chains():
             directory = folder / "log"
             made = _make(directory, turn.random)
             whole = made.path.read_bytes()
@@ -154,7 +154,7 @@ def _check(turn: Turn, directory: Path, made: _Made, data: bytes) -> None:
 
 
 @bug(
-    "any-later-frame", "any whole frame behind a bad one is taken for a proof of damage", scenario="unsynced", amount=50
+    "any later frame", "any whole frame behind a bad one is taken for a proof of damage", scenario="unsynced", amount=50
 )
 def _any_later_frame() -> None:
     def later(fd: int, part: Segment, offset: int, revision: int) -> int | None:
