@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import platform
 import random
@@ -122,6 +123,7 @@ def fuzz(arguments: tuple[str, ...]) -> None:
 @click.option("--keep", is_flag=True)
 def turn(scenario: str, seed: int, amount: int, scratch: Path, keep: bool) -> None:
     """Run a turn in this process and print its outcome as JSON."""
+    faulthandler.register(turns.TELL)  # children have it too
     bugs.plant_from_environment()
     outcome = turns.take(scenario, seed, amount, scratch, keep=keep)
     sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")

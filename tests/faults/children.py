@@ -7,7 +7,6 @@ became of the child; only the message in the middle of which it was killed is no
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import pickle
 import select
@@ -23,8 +22,6 @@ from typing import Any, NamedTuple
 from faults.scenario import Failed
 
 _SIZE = struct.Struct("<I")
-_HANG_SECONDS = 100
-"""A child that takes so long prints where its threads are, and ends."""
 
 
 class Broken(NamedTuple):
@@ -147,7 +144,6 @@ class Child:
 def _run(work: Callable[[Channel], None], channel: Channel) -> None:
     status = 1
     try:
-        faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True, file=2)
         work(channel)
         status = 0
     except BaseException as error:

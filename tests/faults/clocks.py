@@ -153,7 +153,7 @@ SCENARIO = Scenario(
     unit="jumps",
     gate=40,
     chunk=100,
-    soak=2_000,
+    soak=1_000,
     must=("jumps to 1970", "jumps an hour back", "jumps ten years on", "times repeated", "starts with a wrong clock"),
     run=jump,
 )

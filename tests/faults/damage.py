@@ -62,6 +62,7 @@ def _small_log(folder: Path, seed: int) -> tuple[Path, list[Written]]:
         size = sum(path.stat().st_size for path in segment_files(directory))
         if size < LOG_BYTES + 2_000 and fmt.CODEC_ZSTD in flags:
             return directory, written
+    raise AssertionError("there is no end to attempts")
 
 
 def _kind_of(part: Part) -> str:

@@ -321,7 +321,7 @@ WRITE_ERRORS = Scenario(
     unit="faulty writers",
     gate=60,
     chunk=50,
-    soak=1000,
+    soak=500,
     must=(
         "operations",
         "EIO in a write",

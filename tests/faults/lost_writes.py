@@ -394,7 +394,7 @@ LOST_WRITES = Scenario(
     unit="cuts",
     gate=3_000,
     chunk=1_000,
-    soak=100_000,
+    soak=30_000,
     must=(
         "calls in a commit",
         "calls in a roll",

@@ -154,7 +154,7 @@ def _check(turn: Turn, directory: Path, made: _Made, data: bytes) -> None:
 
 
 @bug(
-    "any later frame", "any whole frame behind a bad one is taken for a proof of damage", scenario="unsynced", amount=50
+    "any-later-frame", "any whole frame behind a bad one is taken for a proof of damage", scenario="unsynced", amount=50
 )
 def _any_later_frame() -> None:
     def later(fd: int, part: Segment, offset: int, revision: int) -> int | None:
@@ -209,7 +209,7 @@ UNSYNCED = Scenario(
     unit="patterns",
     gate=10_000,
     chunk=2_000,
-    soak=200_000,
+    soak=100_000,
     must=("torn tails", "frames behind a gap", "files that lost their end"),
     run=unsynced_groups,
 )

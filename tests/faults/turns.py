@@ -22,6 +22,10 @@ from stigmer.errors import StigmerError
 
 TESTS = Path(__file__).parent.parent
 
+TELL = signal.SIGUSR2
+"""Has a process of a turn print where its threads are."""
+_TELL_SECONDS = 1.0
+
 
 class Outcome(msgspec.Struct, frozen=True):
     """What became of a turn."""
@@ -99,6 +103,10 @@ class Running:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             hung = True
+            for pid in [self.process.pid, *_descendants(self.process.pid)]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, TELL)
+            time.sleep(_TELL_SECONDS)
         finally:
             self.end()
         seconds = time.monotonic() - self._started
@@ -110,7 +118,7 @@ class Running:
             return msgspec.json.decode(printed.splitlines()[-1], type=Outcome)
         failure = f"did not end within {timeout} s" if hung else f"ended with {self.process.returncode}"
         return Outcome(
-            self.scenario, self.seed, self.amount, seconds, {}, f"the turn {failure}\n{errors[-4000:]}", False, ""
+            self.scenario, self.seed, self.amount, seconds, {}, f"the turn {failure}\n{errors[-8000:]}", False, ""
         )
 
     def end(self) -> None:
