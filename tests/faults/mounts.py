@@ -41,16 +41,30 @@ class Disk:
         image = directory / "image"
         with image.open("wb") as file:
             file.truncate(size_bytes)
-        # Everything is there from the start, so that nothing else is written later.
-        command = ("mkfs.ext4", "-q", "-F", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
-        subprocess.run([*command, str(image)], check=True, stdout=subprocess.DEVNULL)
         _call(_LIBC.unshare(_CLONE_NEWNS), "unshare")
         _call(_LIBC.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "make mounts private")
         self._root = -1
         self._device, self._loop = _attach(image)
+        self.format()
+
+    def format(self) -> None:
+        """Make a file system with nothing in it. It must not be mounted."""
+        # Everything is there from the start, so that nothing else is written later.
+        extended = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+        command = ("mkfs.ext4", "-q", "-F", "-J", "size=4", "-E", extended, self._device)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def mend(self) -> bool:
+        """Replay the journal, and mend the file system as it is done when a machine starts; False if that cannot be.
+
+        A cut like these leaves, once in a few hundred, a bitmap that no journal has written, and which the file system
+        would later find damaged. No loss of power does so, and no file is touched by its repair.
+        """
+        done = subprocess.run(("e2fsck", "-f", "-p", self._device), stdout=subprocess.DEVNULL, check=False)
+        return done.returncode in (0, 1)
 
     def mount(self, options: str = "") -> None:
-        """Mount it; where it was cut off, the journal is replayed, and the machine has begun anew."""
+        """Mount it; the machine has begun anew."""
         _call(_LIBC.mount(self._device.encode(), bytes(self.path), b"ext4", 0, options.encode() or None), "mount")
         self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         boot()

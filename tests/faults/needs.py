@@ -33,7 +33,7 @@ def loop_device() -> str:
     """To mount an ext4 of its own, from a file, and cut it off."""
     if reason := linux() or root():
         return reason
-    for program in ("losetup", "mkfs.ext4", "mount", "umount"):
+    for program in ("losetup", "mkfs.ext4", "e2fsck", "mount", "umount"):
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
             return f"needs {program}"
     with tempfile.TemporaryDirectory() as directory:

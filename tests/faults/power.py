@@ -108,6 +108,8 @@ class _Cut:
         self._killed = Killed(turn, str(self._directory), _WRITERS)
         self._power = _Power()
         self._power.switch(on=True)
+        self.is_over = False
+        """Whether its file system was damaged by a cut, and is gone."""
 
     def cycle(self) -> None:
         """Open it, write, and cut the power; at times kill and open it before that; then mount the disk again."""
@@ -189,7 +191,14 @@ class _Cut:
     def _mount_again(self) -> None:
         before = _names_below(self._directory)
         self._disk.unmount()
+        if not self._disk.mend():
+            # Nothing can be said of what was on it.
+            self._turn.count("file systems that did not survive")
+            self._disk.format()
+            self.is_over = True
         self._disk.mount(self._turn.random.choice(_MOUNT_OPTIONS))
+        if self.is_over:
+            return
         lost = before - _names_below(self._directory)
         self._turn.count("lost directory entries", len(lost))
         self._turn.count("lost segments", sum(name.endswith(".log") for name in lost))
@@ -198,10 +207,10 @@ class _Cut:
         """Open it a last time, look at all of it, close it, and see that it is clean after the last cut, too."""
         self._killed.finish()
         self._disk.cut()
-        self._disk.unmount()
-        self._disk.mount()
-        self._killed.look()
-        shutil.rmtree(self._directory)
+        self._mount_again()
+        if not self.is_over:
+            self._killed.look()
+            shutil.rmtree(self._directory)
 
 
 def _wait_for(child: Child, number: int, is_one: Callable[[Any], bool]) -> list[Any]:
@@ -227,9 +236,11 @@ def power_cuts(turn: Turn) -> None:
             while done < turn.amount:
                 cut = _Cut(turn, disk, done)
                 for _ in range(min(_CUTS_PER_STORE, turn.amount - done)):
-                    cut.cycle()
-                    done += 1
-                cut.finish()
+                    if not cut.is_over:
+                        cut.cycle()
+                        done += 1
+                if not cut.is_over:
+                    cut.finish()
         finally:
             disk.close()
 
