@@ -6,6 +6,7 @@ import faulthandler
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,9 @@ def soak(minutes: float, seed: int | None, only: tuple[str, ...], jobs: int, scr
     if not chosen:
         raise click.ClickException("there is nothing to run")
     click.echo(f"seed {seed}, {minutes:g} minutes, {jobs} at once, {_machine()}")
+    # Also where it was started in the background, with interrupts ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     soaking = _Soak(chosen, seed, jobs, scratch)
     soaking.run(minutes * 60)
     sys.exit(0 if soaking.report() else 1)
