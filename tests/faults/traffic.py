@@ -145,7 +145,8 @@ class Shared:
 
     def begin(self, writer: int, number: int) -> None:
         """Note that a writer begins a step."""
-        struct.pack_into("<Q", self._memory, 8 * writer, number)
+        # Not `pack_into`, which writes zeros first: a kill in between would leave them.
+        self._memory[8 * writer : 8 * writer + 8] = number.to_bytes(8, "little")
 
     def begun(self, writer: int) -> int:
         """Give the last step that a writer has begun in this child; 0: none."""

@@ -41,7 +41,8 @@ class Unsynced:
             count: int = _COUNT.unpack_from(self._memory)[0]
             place = _COUNT.size + count % _ENTRIES * _ENTRY.size
             _ENTRY.pack_into(self._memory, place, os.fstat(fd).st_ino, size)
-            _COUNT.pack_into(self._memory, 0, count + 1)
+            # Not `pack_into`, which writes zeros first: a kill in between would leave them.
+            self._memory[: _COUNT.size] = _COUNT.pack(count + 1)
 
         files.sync_data = noted
 
