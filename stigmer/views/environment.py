@@ -177,6 +177,7 @@ class Environment:
         self._forks = _forks
         self._gate = Gate()
         self._closed = False
+        self._failure: StorageFailed | None = None  # why LMDB cannot be used any more
         self.before_write: Callable[[], None] = _nothing
         """Called before each write transaction; what it raises, `write` raises."""
         self.before_growth: Callable[[], None] = _nothing
@@ -236,7 +237,7 @@ class Environment:
             gate.inside.append(None)
             while gate.closing:
                 gate.wait_outside()
-            if self._closed:
+            if self._closed or self._failure is not None:
                 return Use(0, 0, 0)
             info = self._env.info()
             return Use(self.size, info["map_size"], info["num_readers"])
@@ -281,8 +282,13 @@ class Environment:
     def check_usable(self) -> None:
         """Raise `EnvironmentClosed` once it is closed, and `StigmerError` in a process forked from its own."""
         self._check_process()
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise EnvironmentClosed
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # one error for many callers
 
     def _check_process(self) -> None:
         if _forks != self._forks:
@@ -291,8 +297,7 @@ class Environment:
     def _begin_inside(self) -> Transaction:
         while self._gate.closing:
             self._gate.wait_outside()
-        if self._closed:
-            raise EnvironmentClosed
+        self._check_open()
         return self._env.begin()
 
     def read(self, work: Callable[[Transaction, Databases], T]) -> T:
@@ -321,8 +326,7 @@ class Environment:
             while gate.closing:
                 gate.wait_outside()
             with moment:
-                if self._closed:
-                    raise EnvironmentClosed
+                self._check_open()
                 transaction = self._env.begin(buffers=True) if buffers else self._env.begin()
                 selected = select()
             return work(transaction, self.databases, selected)
@@ -416,7 +420,12 @@ class Environment:
         os.close(self._fd)
 
     def _grow(self) -> None:
-        self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        try:
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        except lmdb.Error as error:
+            # The map is gone then, and with it every use of the environment.
+            self._failure = StorageFailed(self._path, "enlarge the map of", str(error))
+            raise self._failure from error
 
     def _keep_length(self) -> None:
         """Make the file as long as its meta page says.

@@ -14,6 +14,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from stigmer.config import MIB
 from stigmer.errors import CorruptView, StigmerError
 from stigmer.views import generations
 from stigmer.views.environment import DAMAGE, Environment, EnvironmentClosed
@@ -131,6 +132,39 @@ def test_map_grows_under_concurrent_readers(tmp_path: Path) -> None:
     assert failures == []
     assert environment.size > 6_000_000
     environment.close()
+
+
+def test_map_that_cannot_grow_is_a_failure_of_storage(tmp_path: Path) -> None:
+    """LMDB loses its map with a growth that fails: the write says so, and so does every read that comes later."""
+    program = f"""
+import resource
+from pathlib import Path
+from stigmer.errors import StorageFailed
+from stigmer.views.environment import Environment
+
+environment = Environment({str(tmp_path)!r}, {64 * MIB}, ["rows"])
+database = environment.databases["rows"]
+
+def fill(place):
+    environment.write(lambda transaction: transaction.put(b"%d" % place, bytes({MIB}), db=database))
+
+for place in range(55):
+    fill(place)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {24 * MIB}, used + {24 * MIB}))
+told = []
+for work in (lambda: [fill(place) for place in range(55, 80)], lambda: environment.get("rows", b"1"), environment.begin,
+             lambda: environment.read(lambda transaction, databases: None), environment.check_usable):
+    try:
+        work()
+    except StorageFailed as error:
+        told.append(str(error))
+assert environment.use().bytes == 0
+environment.close()
+print(len(told), "enlarge the map" in told[0], len(set(told)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["5", "True", "1"], done.stderr
 
 
 def test_closed_environment_says_so(tmp_path: Path) -> None:
