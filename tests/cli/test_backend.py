@@ -9,7 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
+from views.support import edit
+
 from cli.support import Daemon, Shell
+from stigmer.views import snapshot
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -202,16 +205,8 @@ def test_views_that_were_thrown_away_are_folded_again(shell: Shell) -> None:
 
 def test_views_that_differ_from_the_log_are_exit_code_6_until_a_replay(shell: Shell) -> None:
     """A row is taken out of the snapshot behind the store's back."""
-    import lmdb
-
     fill(shell).stop()
-    (environment_path,) = (shell.data / "views").iterdir()
-    with lmdb.open(str(environment_path), max_dbs=16) as environment:
-        with environment.begin() as transaction:
-            tables = [bytes(name) for name, _ in transaction.cursor()]
-        database = environment.open_db(next(name for name in tables if name.startswith(b"snapshot")))
-        with environment.begin(write=True) as transaction:
-            assert transaction.delete(b"note/n", db=database)
+    edit(shell.data, lambda opened, transaction: transaction.delete(b"note/n", db=opened[snapshot.DATABASE]))
     done = shell.run("verify", code=6)
     assert "1 difference," in done.stdout
     assert "note/n" in done.stdout
