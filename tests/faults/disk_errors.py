@@ -277,9 +277,12 @@ _FAULTS = ("pwrite64:error=EIO", "pwrite64:error=EINTR", "pwrite64:error=ENOSPC"
 def _fail_writes(turn: Turn) -> None:
     directory = turn.directory / "data"
     ledger = Ledger(turn)
-    for fault in range(turn.amount):
-        call = fault // (len(_FAULTS) + 1) % _CALLS_MAX + 1
-        kind = fault % (len(_FAULTS) + 1)
+    kinds = len(_FAULTS) + 1
+    first = turn.random.randrange(_CALLS_MAX * kinds)
+    for fault in range(first, first + turn.amount):
+        # Every call, and the next time with another kind of fault.
+        call = fault % _CALLS_MAX + 1
+        kind = (fault + fault // _CALLS_MAX) % kinds
         is_closed = turn.random.random() < 0.5
         if kind == len(_FAULTS):
             limit = (turn.random.randint(3, 9), turn.random.randint(1, 3000))
@@ -341,7 +344,7 @@ WRITE_ERRORS = Scenario(
 def _lie(turn: Turn) -> None:
     directory = turn.directory / "data"
     ledger = Ledger(turn)
-    for child in itertools.count():
+    for child in itertools.count(turn.random.randrange(_CALLS_MAX)):
         if turn.tally["lies"] >= turn.amount:
             break
         call = child % _CALLS_MAX + 1
