@@ -344,7 +344,7 @@ WRITE_ERRORS = Scenario(
 def _lie(turn: Turn) -> None:
     directory = turn.directory / "data"
     ledger = Ledger(turn)
-    for child in itertools.count(turn.random.randrange(_CALLS_MAX)):
+    for child in itertools.count():
         if turn.tally["lies"] >= turn.amount:
             break
         call = child % _CALLS_MAX + 1
@@ -386,7 +386,7 @@ LIES = Scenario(
     what="the Nth write says that 40 bytes were written and writes none: found at the next open at the latest",
     unit="lies",
     gate=25,
-    chunk=25,
+    chunk=50,
     soak=500,
     must=("lies", "lies found by the open, at the end of the log", "lies found by the open, before the end of the log"),
     run=_lie,
