@@ -89,7 +89,7 @@ def soak(minutes: float, seed: int | None, only: tuple[str, ...], jobs: int, scr
 
 
 @main.command()
-@click.argument("scenario", type=_NAMES)
+@click.argument("scenario", type=_NAMES, metavar="SCENARIO")
 @click.option("--seed", type=int, required=True)
 @click.option("--amount", type=click.IntRange(min=1), help="How many faults.  [default: those of a soak's turn]")
 @click.option("--bug", type=click.Choice(sorted(bugs.BUGS)), help="With this bug planted.")
@@ -120,7 +120,7 @@ def fuzz(arguments: tuple[str, ...]) -> None:
 
 
 @main.command(hidden=True)
-@click.argument("scenario", type=_NAMES)
+@click.argument("scenario", type=_NAMES, metavar="SCENARIO")
 @click.option("--seed", type=int, required=True)
 @click.option("--amount", type=int, required=True)
 @click.option("--scratch", type=click.Path(path_type=Path), required=True)
