@@ -69,7 +69,10 @@ class Forked:
         }
         message = json.dumps(asked).encode()
         self._keeper.sendall(_INT.pack(len(message)) + message)
-        (self.pid,) = _INT.unpack(_read(self._keeper, _INT.size))
+        pid, ends, _, _ = socket.recv_fds(self._keeper, _INT.size, 1)
+        if not ends:
+            raise EOFError("the other side has ended")
+        (self.pid,), (self._end,) = _INT.unpack(pid), ends
 
     def poll(self) -> int | None:
         """Give the exit status, negative for a signal, or None while it runs."""
@@ -85,12 +88,15 @@ class Forked:
             (status,) = _INT.unpack(_read(self._keeper, _INT.size))
             self.returncode = os.waitstatus_to_exitcode(status)
             self._keeper.close()
+            os.close(self._end)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # Its keeper may have waited for it and not told yet: then its number is nobody's, or another's.
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._end, number)
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -214,8 +220,8 @@ def _keep(connection: socket.socket, streams: list[int]) -> str:
         return _begin(asked, streams)
     for file in streams:
         os.close(file)
-    connection.sendall(_INT.pack(pid))
     end = os.pidfd_open(pid)
+    socket.send_fds(connection, [_INT.pack(pid)], [end])
     events = select.poll()
     events.register(end, select.POLLIN)
     events.register(connection, 0)  # a connection that is closed is told of without being asked for

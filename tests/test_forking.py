@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import forking
@@ -63,6 +64,19 @@ def test_a_forked_process_ends_by_a_signal(number: signal.Signals) -> None:
     process.send_signal(number)
     assert process.wait(60) == -number
     process.kill()
+    process.communicate(60)
+
+
+def test_a_signal_to_one_whose_end_was_not_told_yet_reaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper waits for it before it tells: its number is free then, and may be another's soon."""
+    process = Forked(WAITS)
+    process.stdout.readline()
+    process.kill()
+    while Path(f"/proc/{process.pid}").exists():
+        time.sleep(0.001)
+    monkeypatch.setattr(process, "poll", lambda: None)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGKILL
     process.communicate(60)
 
 

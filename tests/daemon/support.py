@@ -87,7 +87,11 @@ class DaemonProcess:
         return self.info.pid
 
     def signal(self, number: signal.Signals) -> None:
-        os.kill(self.info.pid, number)
+        """Send it a signal, unless it has ended."""
+        if self._process.pid == self.pid:
+            self._process.send_signal(number)
+        else:  # what was started has started it, and waits for it
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it as a crash would."""
