@@ -49,7 +49,7 @@ UNFLUSHED_BYTES_MAX = 32 * MIB
 """The same, as the bytes of the events' commits."""
 UNFLUSHED_SECONDS_MAX = 5.0
 """The same, as the time since the first of them: so much, too, has to be folded again after a crash."""
-CHECKPOINT_EVENTS = 100_000
+CHECKPOINT_EVENTS = 50_000
 """A synced checkpoint of the views is begun when so much was flushed since the last: after a power cut it is folded
 again."""
 CHECKPOINT_BYTES = 64 * MIB
