@@ -18,7 +18,7 @@ from stigmer.errors import CorruptLog, StorageFailed
 from stigmer.log import files
 from stigmer.model import Save
 from stigmer.store import Store
-from stigmer.views import checkpoint, generations
+from stigmer.views import checkpoint, page_cache
 
 EVENTS = 100
 
@@ -33,7 +33,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_another_boot(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the machine started again."""
     with monkeypatch.context() as patch:
-        patch.setattr(generations, "boot_id", lambda: "another")
+        patch.setattr(page_cache, "boot_id", lambda: "another")
         yield
 
 
@@ -73,7 +73,7 @@ def test_only_what_came_after_the_checkpoint_is_folded(
         copy = cut(store, tmp_path / "copy")
     with in_another_boot(monkeypatch), Store.open(copy) as again:
         assert again.recovery == (
-            "the machine stopped while generation 1 of the views was in use; "
+            "the machine or its disk went away while generation 1 of the views was in use; "
             f"it goes on from its checkpoint, revision {revision}",
             f"folded revisions {revision + 1} to {last} into the views",
         )
@@ -88,7 +88,7 @@ def test_power_cuts_one_after_another(tmp_path: Path, monkeypatch: pytest.Monkey
     directory, before = tmp_path / "0", -1
     for number in range(6):
         with monkeypatch.context() as patch:
-            patch.setattr(generations, "boot_id", lambda number=number: f"boot {number}")
+            patch.setattr(page_cache, "boot_id", lambda number=number: f"boot {number}")
             with Store.open(directory) as store:
                 assert len(store.recovery) in ((0,) if number == 0 else (1, 2))
                 revision = taken(store)

@@ -24,7 +24,7 @@ from stigmer.errors import Closed, CorruptLog, StigmerError
 from stigmer.log.format import crc32c
 from stigmer.model import FoldProgress, FoldReport
 from stigmer.store import Store
-from stigmer.views import generations
+from stigmer.views import generations, page_cache
 from stigmer.views.environment import Environment
 from stigmer.views.view import shown_key
 
@@ -360,13 +360,13 @@ def test_a_verify_begins_anew_where_what_is_left_is_of_no_use(directory: Path, t
     with Store.open(directory, SMALL) as store:
         fill(store)
         left = directory / "views" / "verify"
-        for name in (b"store", b"boot", b"version", b"schema", None):
+        for name in (b"store", b"page-cache", b"version", b"schema", None):
             with pytest.raises(Stop):
                 store.verify(stop_at("compare"))
             if name is None:
                 (left / "data.mdb").write_bytes(b"x")
-            elif name == b"boot":
-                (left / "boot").write_text("another")
+            elif name == b"page-cache":
+                (left / "page-cache").write_text("another")
             else:
                 with lmdb.open(str(left), max_dbs=32) as environment:
                     database = environment.open_db(b"meta")
@@ -392,7 +392,7 @@ def test_a_verify_of_another_boot_is_not_looked_at(directory: Path, monkeypatch:
         fill(store)
         with pytest.raises(Stop):
             store.verify(stop_at("compare"))
-        monkeypatch.setattr(generations, "boot_id", lambda: "another")
+        monkeypatch.setattr(page_cache, "boot_id", lambda: "another")
         assert store.verify().resumed_revision == 0
     assert opened == [False, False]
 

@@ -49,8 +49,8 @@ class Point(NamedTuple):
     store_id: bytes
     revision: int
     """The last one that the rows have."""
-    boot: str
-    """The id of the boot in which it was written: while that lasts, the page cache has all that came later."""
+    page_cache: str
+    """The id of the page cache in which it was written: while that lasts, it has all that came later."""
     meta_pages: bytes
     """The first two pages of LMDB's file."""
     root_crc: int
@@ -59,10 +59,10 @@ class Point(NamedTuple):
 
 def encode(point: Point) -> bytes:
     """Give the bytes of the small file."""
-    boot = point.boot.encode()
-    sizes = (len(boot), len(point.meta_pages))
+    page_cache = point.page_cache.encode()
+    sizes = (len(page_cache), len(point.meta_pages))
     head = _HEAD.pack(_MAGIC, _VERSION, 0, point.revision, point.store_id, point.root_crc, *sizes)
-    body = head + boot + point.meta_pages
+    body = head + page_cache + point.meta_pages
     return body + _CRC.pack(crc32c(0, body))
 
 
@@ -70,12 +70,12 @@ def decode(data: bytes) -> Point | None:
     """Read the bytes of the small file; None if they are damaged, or of another version."""
     if len(data) < _HEAD.size + _CRC.size or _CRC.unpack_from(data, len(data) - _CRC.size)[0] != crc32c(0, data[:-4]):
         return None
-    magic, version, _reserved, revision, store_id, root_crc, boot_size, meta_size = _HEAD.unpack_from(data)
-    boot_end = _HEAD.size + boot_size
-    if magic != _MAGIC or version != _VERSION or len(data) != boot_end + meta_size + _CRC.size:
+    magic, version, _reserved, revision, store_id, root_crc, page_cache_size, meta_size = _HEAD.unpack_from(data)
+    page_cache_end = _HEAD.size + page_cache_size
+    if magic != _MAGIC or version != _VERSION or len(data) != page_cache_end + meta_size + _CRC.size:
         return None
-    boot = data[_HEAD.size : boot_end].decode("ascii", "replace")
-    return Point(store_id, revision, boot, data[boot_end : -_CRC.size], root_crc)
+    page_cache = data[_HEAD.size : page_cache_end].decode("ascii", "replace")
+    return Point(store_id, revision, page_cache, data[page_cache_end : -_CRC.size], root_crc)
 
 
 def read(directory: str) -> Point | None:
@@ -151,7 +151,7 @@ class Checkpointer:
         self,
         environment: Environment,
         store_id: bytes,
-        boot: str,
+        page_cache: str,
         progress: Callable[[], Progress],
         sync_log: Callable[[], None],
     ) -> None:
@@ -160,7 +160,7 @@ class Checkpointer:
         self._environment = environment
         self._path = os.path.join(environment.directory, FILE)
         self._store_id = store_id
-        self._boot = boot
+        self._page_cache = page_cache
         self._progress = progress
         self._sync_log = sync_log
         self._idle = threading.Event()  # set while none is under way
@@ -253,7 +253,7 @@ class Checkpointer:
         try:
             self._sync_log()
             self._environment.sync()
-            point = Point(self._store_id, revision, self._boot, held.meta_pages, held.root_crc)
+            point = Point(self._store_id, revision, self._page_cache, held.meta_pages, held.root_crc)
             self._write(encode(point))
         except BaseException:
             self._environment.release(held)

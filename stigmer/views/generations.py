@@ -20,12 +20,13 @@ from stigmer.version import VERSION
 from stigmer.views import blocks, checkpoint, checksums
 from stigmer.views.checkpoint import Checkpointer, Progress
 from stigmer.views.environment import DAMAGE, Environment, data_path
-from stigmer.views.projector import SCHEMA, VIEWS, Projector, boot_id
+from stigmer.views.page_cache import page_cache_id
+from stigmer.views.projector import SCHEMA, VIEWS, Projector
 from stigmer.views.view import Transaction, shown_key
 
 _CLEAN_FILE = "clean"
 _ASIDE = "verify"
-_BOOT_FILE = "boot"
+_PAGE_CACHE_FILE = "page-cache"
 
 # There while a generation is being opened, with a byte for each time that this was begun and has not come to its end.
 _TRIES_FILE = "tries"
@@ -60,7 +61,7 @@ class Generation:
         return self.projector.environment
 
     def serve(self, store_id: bytes, sync_log: Callable[[], None]) -> None:
-        """Make it the one that serves, in use by this boot, with a synced checkpoint of what it has.
+        """Make it the one that serves, in use in this page cache, with a synced checkpoint of what it has.
 
         Durable when it returns, so that no later power cut can leave the mark of an earlier clean end, or an earlier
         checkpoint, over pages that have changed. `sync_log` makes the log durable; the checkpoints need it to be.
@@ -71,7 +72,7 @@ class Generation:
             self.projector.set_meta(schema=_schema(), store=store_id.hex(), serving="1")
         with _storage_of(self.directory, "make durable"):
             files.sync_directory(os.path.dirname(self.directory))
-        checkpointer = Checkpointer(self.environment, store_id, boot_id(), self._progress, sync_log)
+        checkpointer = Checkpointer(self.environment, store_id, page_cache_id(self.directory), self._progress, sync_log)
         try:
             checkpointer.take_now()
             # Only now: until then nothing was written, and the mark was true.
@@ -133,7 +134,7 @@ class Generation:
             self.environment.close()
 
     def keep(self) -> None:
-        """Close it so that, in this boot, `aside` finds it as it is now."""
+        """Close it so that, while its page cache lasts, `aside` finds it as it is now."""
         try:
             self.projector.flush()
         finally:
@@ -193,7 +194,7 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
             continue
         if revision is not None:
             notes.append(
-                f"the machine stopped while generation {number} of the views was in use; "
+                f"the machine or its disk went away while generation {number} of the views was in use; "
                 f"it goes on from its checkpoint, revision {revision}"
             )
         return generation, store_id
@@ -217,7 +218,7 @@ def _make_whole(directory: str) -> int | None:
         point = checkpoint.read(directory)
         if point is None:
             raise _Unusable("")  # an unfinished build, or one that was given up: no news
-        if point.boot and point.boot == boot_id():
+        if point.page_cache and point.page_cache == page_cache_id(directory):
             return None
         checkpoint.put_back(directory, point)
         return point.revision
@@ -287,12 +288,12 @@ def create(views_directory: str, map_bytes: int) -> Generation:
 def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: int) -> Generation:
     """Give the generation that a verify builds: that of one that was interrupted, where it can be gone on with.
 
-    It can if it is of this store and of no later revision, and was built by this version in this boot: nothing of it
-    was synced. It never serves, and is not removed when a store is opened.
+    It can if it is of this store and of no later revision, and was built by this version in this page cache: nothing
+    of it was synced. It never serves, and is not removed when a store is opened.
     """
     directory = os.path.join(views_directory, _ASIDE)
     wanted = {"schema": _schema(), "store": store_id.hex(), "version": VERSION}
-    if _is_of_this_boot(directory):
+    if _is_in_its_page_cache(directory):
         try:
             found = Generation(views_directory, 0, map_bytes, _ASIDE)
         except CorruptView:
@@ -308,8 +309,8 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
     remove_aside(views_directory)
     with _storage_of(directory, "create"):
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        with open(os.path.join(directory, _BOOT_FILE), "w", encoding="ascii") as file:
-            file.write(boot_id())
+        with open(os.path.join(directory, _PAGE_CACHE_FILE), "w", encoding="ascii") as file:
+            file.write(page_cache_id(directory))
         made = Generation(views_directory, 0, map_bytes, _ASIDE)
     try:
         made.projector.set_meta(**wanted)
@@ -319,11 +320,11 @@ def aside(views_directory: str, map_bytes: int, store_id: bytes, last_revision: 
     return made
 
 
-def _is_of_this_boot(directory: str) -> bool:
+def _is_in_its_page_cache(directory: str) -> bool:
     """Say whether what is never synced is whole, before LMDB looks at it: a file in parts can kill the process."""
     try:
-        with open(os.path.join(directory, _BOOT_FILE), encoding="ascii", errors="replace") as file:
-            return bool(boot_id()) and file.read() == boot_id()
+        with open(os.path.join(directory, _PAGE_CACHE_FILE), encoding="ascii", errors="replace") as file:
+            return file.read() == page_cache_id(directory) != ""
     except FileNotFoundError:
         return False
 

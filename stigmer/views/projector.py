@@ -7,7 +7,6 @@ changes often is written once in a while and a crash costs the folding of what w
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -238,19 +237,3 @@ def _not_a_commit(cursor: Cursor, revision: int) -> CorruptLog:
         revision,
         "the frame before this offset is whole, but does not hold a commit of that many events",
     )
-
-
-def boot_id() -> str:
-    """Give a name of the present boot of the machine; "" where there is none to be had."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return _darwin_boot_id() if os.uname().sysname == "Darwin" else ""
-
-
-def _darwin_boot_id() -> str:
-    import subprocess
-
-    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
-from functools import cache
-from typing import Any
 
-from stigmer.views import projector
+from stigmer.views import page_cache
 
 
 def boot(name: str = "") -> str:
@@ -16,13 +13,5 @@ def boot(name: str = "") -> str:
     Or for one that is still in the boot of that name.
     """
     name = name or str(uuid.uuid4())
-    for module in _askers():
-        module.boot_id = lambda: name
+    page_cache.boot_id = lambda: name
     return name
-
-
-@cache
-def _askers() -> list[Any]:
-    """Give the modules that ask for the boot's id."""
-    asked = projector.boot_id
-    return [module for module in list(sys.modules.values()) if getattr(module, "boot_id", None) is asked]

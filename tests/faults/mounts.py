@@ -25,6 +25,7 @@ _LOOP_SET_FD = 0x4C00
 _LOOP_SET_STATUS64 = 0x4C04
 _LOOP_INFO = struct.Struct("=5Q4I64s64s32s2Q")
 _AUTOCLEAR = 4
+_WRITE_AND_WAIT = 1 | 2 | 4
 _GOING_DOWN = 0x8004587D
 
 FLUSH, LOG_FLUSH, NO_FLUSH = 0, 1, 2
@@ -63,11 +64,12 @@ class Disk:
         done = subprocess.run(("e2fsck", "-f", "-p", self._device), stdout=subprocess.DEVNULL, check=False)
         return done.returncode in (0, 1)
 
-    def mount(self, options: str = "") -> None:
-        """Mount it; the machine has begun anew."""
+    def mount(self, options: str = "", *, machine_has_begun_anew: bool = True) -> None:
+        """Mount it, when the machine has begun anew; or in the same boot, after the disk was taken out and put back."""
         _call(_LIBC.mount(self._device.encode(), bytes(self.path), b"ext4", 0, options.encode() or None), "mount")
         self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        boot()
+        if machine_has_begun_anew:
+            boot()
 
     def cut(self, how: int = NO_FLUSH) -> None:
         """Cut it off: what is written or synced from now on fails."""
@@ -86,6 +88,12 @@ class Disk:
                 self.unmount()
         finally:
             os.close(self._loop)
+
+
+def write_out(fd: int, offset: int, size: int) -> None:
+    """Have a part of a file written to the device; not what the file system needs to find it."""
+    result = _LIBC.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _WRITE_AND_WAIT)
+    _call(result, "sync_file_range")
 
 
 def _attach(image: Path) -> tuple[str, int]:

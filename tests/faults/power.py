@@ -23,13 +23,15 @@ from faults.kills import Killed, ShortWrites, mark_stages
 from faults.logs import quick_folder
 from faults.mounts import Disk
 from faults.scenario import Scenario, Turn
-from faults.traffic import Ack, Writers, report_of
+from faults.traffic import Ack, Report, Writers, report_of
 from stigmer import config
 from stigmer.config import StoreOptions
 from stigmer.decision import Ticket
 from stigmer.errors import StigmerError
 from stigmer.log import files
 from stigmer.store import Store
+from stigmer.views import page_cache
+from stigmer.views.page_cache import page_cache_id
 from stigmer.writer import Writer
 
 _WRITERS = 5
@@ -108,6 +110,7 @@ class _Cut:
         self._killed = Killed(turn, str(self._directory), _WRITERS)
         self._power = _Power()
         self._power.switch(on=True)
+        self._are_mounts_told_apart = " " in page_cache_id(str(disk.path))
         self.is_over = False
         """Whether its file system was damaged by a cut, and is gone."""
 
@@ -138,6 +141,7 @@ class _Cut:
             for _ in range(choose.choice((0, 1, 2, 4))):
                 self._sync_another()
             if is_cut:
+                self._write_some_pages()
                 self._power.switch(on=False)
                 self._disk.cut(choose.choices((mounts.NO_FLUSH, mounts.LOG_FLUSH, mounts.FLUSH), (8, 1, 1))[0])
                 stages = model.shared.stages()
@@ -145,6 +149,9 @@ class _Cut:
                     messages += pause(child, choose.uniform(0, 0.02))  # it finds out by itself
             messages += child.kill()
             child.wait()
+        for report in (message for message in messages if isinstance(message, Report)):
+            # What was synced is enough: no cut may cost the views.
+            turn.require(not any("is not used" in note for note in report.notes), "views were lost", notes=report.notes)
         self._killed.take(messages)
         under_way = model.note_end()
         if is_cut:
@@ -160,7 +167,7 @@ class _Cut:
         choose, model = self._turn.random, self._killed.model
         seed, power = choose.getrandbits(32), self._power
         options = StoreOptions(segment_bytes=choose.choice((4096, 4096, 16_384)), map_bytes=256 * 1024)
-        entries_max = choose.choice((5, 50, 500))
+        entries_max = choose.choice((1, 5, 50, 500))
 
         def work(channel: Channel) -> None:
             machine: Any = _Machine(channel, power)
@@ -188,6 +195,21 @@ class _Cut:
         finally:
             os.close(fd)
 
+    def _write_some_pages(self) -> None:
+        """Have some of LMDB's pages written, as the kernel does with any of them at any time, and not others."""
+        for path in self._directory.glob("views/*/data.mdb"):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                pages = os.fstat(fd).st_size // mmap.PAGESIZE
+                for page in {
+                    0,
+                    1,
+                    *self._turn.random.sample(range(pages), int(pages * self._turn.random.choice((0, 0.2, 0.5)))),
+                }:
+                    mounts.write_out(fd, page * mmap.PAGESIZE, mmap.PAGESIZE)
+            finally:
+                os.close(fd)
+
     def _mount_again(self) -> None:
         before = _names_below(self._directory)
         self._disk.unmount()
@@ -196,9 +218,11 @@ class _Cut:
             self._turn.count("file systems that did not survive")
             self._disk.format()
             self.is_over = True
-        self._disk.mount(self._turn.random.choice(_MOUNT_OPTIONS))
+        is_new_boot = not self._are_mounts_told_apart or self._turn.random.random() < 0.5
+        self._disk.mount(self._turn.random.choice(_MOUNT_OPTIONS), machine_has_begun_anew=is_new_boot)
         if self.is_over:
             return
+        self._turn.count("cuts of the disk alone", not is_new_boot)
         lost = before - _names_below(self._directory)
         self._turn.count("lost directory entries", len(lost))
         self._turn.count("lost segments", sum(name.endswith(".log") for name in lost))
@@ -280,3 +304,13 @@ def _ack_before_sync() -> None:
 
     Writer._sync = lambda writer: None  # type: ignore[method-assign]
     Writer._publish = publish  # type: ignore[method-assign]
+
+
+@bug(
+    "any-mount-of-a-boot",
+    "views are believed in the same boot, whatever became of their disk",
+    scenario="power-cuts",
+    amount=25,
+)
+def _any_mount_of_a_boot() -> None:
+    page_cache._mount_id = lambda directory: 1

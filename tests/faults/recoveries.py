@@ -15,7 +15,7 @@ from faults.scenario import Scenario, Turn
 from faults.tracing import Begin
 from stigmer.config import StoreOptions
 from stigmer.store import Store
-from stigmer.views import generations
+from stigmer.views import page_cache
 
 DEPTH = 5
 _CALLS_AT_FIRST = 30
@@ -46,7 +46,7 @@ def _recover(turn: Turn, directory: str, calls: Counter[str]) -> None:
 
         def work(channel: Channel, begin: Begin, mess: str = mess, boot: str = boot) -> None:
             if mess == "in another boot":
-                generations.boot_id = lambda: boot
+                page_cache.boot_id = lambda: boot
             begin()
             Store.open(directory, StoreOptions(map_bytes=256 * 1024))
 

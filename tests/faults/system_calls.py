@@ -19,7 +19,7 @@ from faults.traffic import Model, Writers, report_of
 from stigmer import config
 from stigmer.config import StoreOptions
 from stigmer.store import Store
-from stigmer.views import generations
+from stigmer.views import page_cache
 
 _STEPS_BEFORE = 12
 _STEPS = 3
@@ -98,7 +98,7 @@ def _open(subject: Subject, channel: Channel, begin: Begin) -> None:
 
 
 def _open_in_another_boot(subject: Subject, channel: Channel, begin: Begin) -> None:
-    generations.boot_id = lambda: "another"
+    page_cache.boot_id = lambda: "another"
     _open(subject, channel, begin)
 
 

@@ -16,7 +16,7 @@ import pytest
 from stigmer import config
 from stigmer.errors import DiskFull, StigmerError, StorageFailed
 from stigmer.log import files
-from stigmer.views import checkpoint, generations
+from stigmer.views import checkpoint, generations, page_cache
 from stigmer.views.checkpoint import Point
 from stigmer.views.environment import Environment
 from stigmer.views.generations import Generation
@@ -120,7 +120,7 @@ def new_generation(views: Path, map_bytes: int = MAP_BYTES) -> Generation:
 def in_another_boot(views: Path, monkeypatch: pytest.MonkeyPatch, notes: list[str] | None = None) -> Generation | None:
     """Give the generation that is used once the machine has started again."""
     with monkeypatch.context() as patch:
-        patch.setattr(generations, "boot_id", lambda: "another")
+        patch.setattr(page_cache, "boot_id", lambda: "another")
         found = generations.open_serving(str(views), MAP_BYTES, [] if notes is None else notes)
     if found is None:
         return None
@@ -190,7 +190,7 @@ def test_power_cut_leaves_a_checkpoint_and_the_tail_gives_the_rest(
             assert restored is not None, notes
             revision = restored.projector.checkpoint
             assert notes == [
-                "the machine stopped while generation 1 of the views was in use; "
+                "the machine or its disk went away while generation 1 of the views was in use; "
                 f"it goes on from its checkpoint, revision {revision}"
             ]
             assert rows(restored.projector) == expected[revision], f"seed {seed}, step {step}"

@@ -16,7 +16,7 @@ import pytest
 
 from stigmer.config import MIB
 from stigmer.errors import CorruptView, StigmerError
-from stigmer.views import generations
+from stigmer.views import generations, page_cache
 from stigmer.views.environment import DAMAGE, Environment, EnvironmentClosed
 from stigmer.views.generations import Generation
 from views.support import MAP_BYTES, fold_commits, mark, random_commits
@@ -248,7 +248,7 @@ def test_generation_closed_clean_outlives_its_boot(tmp_path: Path, monkeypatch: 
     """The mark of a clean end makes views usable in another boot, and is gone once they are in use again."""
     serving(tmp_path, clean=True)
     assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["clean", "data.mdb", "lock.mdb"]
-    monkeypatch.setattr(generations, "boot_id", lambda: "another")
+    monkeypatch.setattr(page_cache, "boot_id", lambda: "another")
     assert opened(tmp_path) == (1, [])
     again = Generation(str(tmp_path), 1, MAP_BYTES)
     again.serve(STORE, nothing)
