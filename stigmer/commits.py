@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stigmer import codec, config, names
+from stigmer import codec, config, names, parsing
 from stigmer.errors import InvalidArgument, ResourceExhausted
 from stigmer.model import Delete, Save
 from stigmer.pb import log_pb2
@@ -47,7 +47,7 @@ def made(changes: Sequence[Save | Delete], request_id: str | None, value_bytes_m
 def parsed(payload: bytes, value_bytes_max: int) -> Prepared:
     """Check a commit that was serialized elsewhere. Raises `InvalidArgument` or `ResourceExhausted`."""
     _check_bytes(len(payload))
-    commit = codec.decode_commit(payload)
+    commit = parsing.parsed(log_pb2.Commit, payload, "commit")
     _check_count(len(commit.events))
     changes, conditional = _checked_changes(commit)
     _check_sizes(changes, payload, value_bytes_max)

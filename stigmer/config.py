@@ -86,6 +86,13 @@ MAP_BYTES_DEFAULT = 16 * GIB if sys.maxsize > 2**32 else 1 * GIB
 REQUEST_IDS_KEPT = 262_144
 """The store remembers the request ids of this many commits, the last ones."""
 
+KEYS_REQUEST_BYTES_MAX = 4 * MIB
+"""The largest request that holds no values, but names at the most."""
+REQUEST_FIELDS_MAX = 2 * 1024 * 1024
+"""Fields in a request, those of messages inside it counted: parsed, each may take some 150 bytes of memory."""
+
+WRITE_COMMITS_MAX = 65_536
+"""Commits in one message of a stream of them."""
 WRITE_BYTES_MAX = 8 * MIB
 """The daemon stops reading a stream of commits while more than this much of it is unanswered."""
 WRITE_MESSAGE_BYTES = 256 * KIB

@@ -14,11 +14,11 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 from google.protobuf import descriptor, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from stigmer import config, errors, names
 from stigmer.errors import InvalidArgument, StigmerError
@@ -41,8 +41,6 @@ ANSWER_BYTES_MAX = config.COMMIT_BYTES_MAX + 4 * config.MIB
 
 LARGEST_MESSAGE_BYTES = config.ARTIFACT_BYTES_MAX + config.MIB
 """The largest message in either direction: an artifact of a skill, in its envelope."""
-
-_M = TypeVar("_M", bound=Message)
 
 # --- errors ----------------------------------------------------------------------------------------------
 
@@ -198,14 +196,6 @@ def methods(service: str) -> Mapping[str, Method]:
         )
         for method in found.methods
     }
-
-
-def parsed(cls: type[_M], request: bytes) -> _M:
-    """Parse a request. Raises `InvalidArgument` where the bytes are not one."""
-    try:
-        return cls.FromString(request)
-    except DecodeError as error:
-        raise InvalidArgument("request", f"is not a serialized {cls.DESCRIPTOR.full_name} ({error})") from error
 
 
 # --- addresses -------------------------------------------------------------------------------------------

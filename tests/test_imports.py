@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "pb": set(),
     "codec": BASE | {"pb"},
+    "fields": BASE | {"pb", "codec"},
+    "parsing": BASE | {"pb", "codec", "fields"},
     "log": BASE,
     "artifacts": BASE | {"log"},
     "lock": BASE,
@@ -30,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "unfinished": BASE | {"log"},
     "backup": BASE | {"log", "lock", "artifacts", "unfinished"},
     "views": BASE | {"pb", "codec", "log"},
-    "commits": BASE | {"pb", "codec", "views"},
+    "commits": BASE | {"pb", "codec", "fields", "parsing", "views"},
     "decision": BASE | {"codec", "commits", "views"},
     "page_tokens": BASE | {"log"},
     "query": BASE | {"views", "page_tokens"},
@@ -46,10 +48,10 @@ ALLOWED: dict[str, set[str]] = {
     "vault": BASE | {"log"},
     "client": BASE | {"pb", "codec", "wire", "credentials"},
     "aio": BASE | {"client", "credentials"},
-    "resources": BASE | {"pb", "codec", "vault", "artifacts"},
+    "resources": BASE | {"pb", "codec", "fields", "parsing", "vault", "artifacts"},
     "daemon": BASE
     | {"pb", "codec", "lock", "horizon", "log", "views", "decision", "store", "wire", "resources"}
-    | {"vault", "artifacts", "credentials"},
+    | {"vault", "artifacts", "credentials", "parsing"},
 }
 # These are above everything.
 FREE = {"__init__", "__main__", "cli"}

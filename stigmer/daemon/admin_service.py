@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from stigmer import codec, wire
+from stigmer import codec, parsing, wire
 from stigmer.daemon.handlers import Context
 from stigmer.daemon.tail import Tails
 from stigmer.errors import InvalidArgument, StigmerError
@@ -41,7 +41,7 @@ class AdminService:
 
     async def status(self, request: bytes, context: Context) -> bytes:
         """Give the store's status with the daemon's part of it."""
-        wire.parsed(store_pb2.StatusRequest, request)
+        parsing.parsed(store_pb2.StatusRequest, request)
         found = await self._loop.run_in_executor(self._readers, self._store.status)
         return store_pb2.StatusResponse(
             version=found.version,
@@ -67,13 +67,13 @@ class AdminService:
 
     async def segments(self, request: bytes, context: Context) -> bytes:
         """Give the segments of the log."""
-        wire.parsed(store_pb2.SegmentsRequest, request)
+        parsing.parsed(store_pb2.SegmentsRequest, request)
         found = await self._loop.run_in_executor(self._readers, self._store.segments)
         return store_pb2.SegmentsResponse(segments=map(_segment, found)).SerializeToString()
 
     async def frame(self, request: bytes, context: Context) -> bytes:
         """Give the frame that holds a revision."""
-        asked = wire.parsed(store_pb2.FrameRequest, request)
+        asked = parsing.parsed(store_pb2.FrameRequest, request)
         if asked.revision == 0:
             raise InvalidArgument("revision", "must be 1 or more")
         found = await self._loop.run_in_executor(self._readers, self._store.frame, asked.revision)
@@ -96,17 +96,17 @@ class AdminService:
 
     async def replay(self, request: bytes, context: Context) -> None:
         """Fold the log into a new generation of views, telling how far it is."""
-        wire.parsed(store_pb2.ReplayRequest, request)
+        parsing.parsed(store_pb2.ReplayRequest, request)
         await self._fold_and_tell("replay", self._store.replay, context)
 
     async def verify(self, request: bytes, context: Context) -> None:
         """Compare the views with a fold of the log, telling how far it is."""
-        asked = wire.parsed(store_pb2.VerifyRequest, request)
+        asked = parsing.parsed(store_pb2.VerifyRequest, request)
         await self._fold_and_tell("verify", lambda progress: self._store.verify(progress, quick=asked.quick), context)
 
     async def backup(self, request: bytes, context: Context) -> None:
         """Tell what a backup is made of, and keep every artifact until the caller is gone."""
-        wire.parsed(store_pb2.BackupRequest, request)
+        parsing.parsed(store_pb2.BackupRequest, request)
         with self._resources.artifacts.hold_all():
             point = await self._loop.run_in_executor(self._readers, self._store.backup_point)
             await context.write(

@@ -11,13 +11,14 @@ with its traceback once, here, while the caller gets a sentence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from stigmer import wire
+from stigmer import config, wire
 from stigmer.errors import (
     Closed,
     CorruptArtifact,
@@ -91,26 +92,54 @@ def _streaming(path: str, method: Streaming) -> Streaming:
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+def _check_size(request: bytes, request_bytes_max: int) -> None:
+    # The server's own limit is that of the method that takes the largest requests.
+    if len(request) > request_bytes_max:
+        raise ResourceExhausted(
+            f"the request has {len(request)} bytes; at most {request_bytes_max} are taken here",
+            limit="REQUEST_BYTES_MAX",
+            limit_value=request_bytes_max,
+            hint="send less at a time",
+        )
+
+
 def unary(path: str, behaviour: Unary, request_bytes_max: int = wire.REQUEST_BYTES_MAX) -> Handler:
     """Make the handler of a method with one request and one answer."""
 
     async def bounded(request: bytes, context: Context) -> bytes:
-        # The server's own limit is that of the method that takes the largest requests.
-        if len(request) > request_bytes_max:
-            raise ResourceExhausted(
-                f"the request has {len(request)} bytes; at most {request_bytes_max} are taken here",
-                limit="REQUEST_BYTES_MAX",
-                limit_value=request_bytes_max,
-                hint="send less at a time",
-            )
+        _check_size(request, request_bytes_max)
         return await behaviour(request, context)
 
     return grpc.unary_unary_rpc_method_handler(_unary(path, bounded))
 
 
 def streaming(path: str, behaviour: Streaming) -> Handler:
-    """Make the handler of a method with one request and a stream of answers."""
-    return grpc.unary_stream_rpc_method_handler(_streaming(path, behaviour))
+    """Make the handler of a method with one request, which holds no values, and a stream of answers."""
+
+    async def bounded(request: bytes, context: Context) -> None:
+        _check_size(request, config.KEYS_REQUEST_BYTES_MAX)
+        await behaviour(request, context)
+
+    return grpc.unary_stream_rpc_method_handler(_streaming(path, bounded))
+
+
+def _streaming_both_ways(path: str, behaviour: Streaming) -> Handler:
+    async def bounded(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for request in requests:
+            _check_size(request, wire.REQUEST_BYTES_MAX)
+            yield request
+
+    return grpc.stream_stream_rpc_method_handler(
+        _streaming(path, lambda requests, context: behaviour(bounded(requests), context))
+    )
+
+
+def _may_hold(descriptor: Descriptor, kind: int) -> bool:
+    """Say whether a message of ours, none of which holds itself, has a field of a type, or one inside it has."""
+    return any(
+        field.type == kind or (field.message_type is not None and _may_hold(field.message_type, kind))
+        for field in descriptor.fields
+    )
 
 
 def handler_of(service: str, servicer: object) -> grpc.GenericRpcHandler:
@@ -120,10 +149,13 @@ def handler_of(service: str, servicer: object) -> grpc.GenericRpcHandler:
         behaviour = getattr(servicer, name)
         handler: Handler
         if method.takes_stream:
-            handler = grpc.stream_stream_rpc_method_handler(_streaming(method.path, behaviour))
+            handler = _streaming_both_ways(method.path, behaviour)
         elif method.streams:
             handler = streaming(method.path, behaviour)
         else:
-            handler = unary(method.path, behaviour)
+            has_values = _may_hold(cast("Descriptor", method.request.DESCRIPTOR), FieldDescriptor.TYPE_BYTES)
+            handler = unary(
+                method.path, behaviour, wire.REQUEST_BYTES_MAX if has_values else config.KEYS_REQUEST_BYTES_MAX
+            )
         handlers[method.name] = handler
     return grpc.method_handlers_generic_handler(service, handlers)

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from stigmer import config, names, wire
+from stigmer import config, names, parsing
 from stigmer.daemon.handlers import Context
 from stigmer.daemon.typed_services import Calls
 from stigmer.errors import InvalidArgument, ResourceExhausted
@@ -27,7 +27,7 @@ class ResourceService:
 
     async def apply(self, request: bytes, context: Context) -> bytes:
         """Apply resources as one commit, or say what that would do."""
-        asked = await self._calls.do(lambda: wire.parsed(resources_pb2.ApplyRequest, request), is_quick=False)
+        asked = await self._calls.do(lambda: parsing.parsed(resources_pb2.ApplyRequest, request), is_quick=False)
         _check_count("wanted", len(asked.wanted))
         wanted = [_message(place, one.kind, one.value) for place, one in enumerate(asked.wanted)]
         expected = [one.expected_revision for one in asked.wanted]
@@ -43,13 +43,13 @@ class ResourceService:
 
     async def find(self, request: bytes, context: Context) -> bytes:
         """Give one resource."""
-        asked = wire.parsed(resources_pb2.FindRequest, request)
+        asked = parsing.parsed(resources_pb2.FindRequest, request)
         found = self._resources.find(_kind(asked.kind), asked.ref, asked.org)
         return _resource(found).SerializeToString()
 
     async def list(self, request: bytes, context: Context) -> bytes:
         """Give the resources of a kind that pass a filter."""
-        asked = wire.parsed(resources_pb2.ListRequest, request)
+        asked = parsing.parsed(resources_pb2.ListRequest, request)
         kind = _kind(asked.kind)
         where = self._resources.conditions(asked.labels, asked.tags, asked.phase)
         listed = await self._calls.do(
@@ -62,7 +62,7 @@ class ResourceService:
 
     async def delete(self, request: bytes, context: Context) -> bytes:
         """Delete resources, and what hangs on them, as one commit."""
-        asked = wire.parsed(resources_pb2.DeleteRequest, request)
+        asked = parsing.parsed(resources_pb2.DeleteRequest, request)
         _check_count("targets", len(asked.targets))
         targets = [
             (kind := _kind(one.kind), self._resources.find_stored(kind, one.ref, one.org).id) for one in asked.targets
@@ -77,7 +77,7 @@ class ResourceService:
 
     async def reveal(self, request: bytes, context: Context) -> bytes:
         """Give stored values with readable secrets."""
-        asked = wire.parsed(resources_pb2.RevealRequest, request)
+        asked = parsing.parsed(resources_pb2.RevealRequest, request)
 
         def reveal(values: Sequence[resources_pb2.Stored]) -> bytes:
             revealed = (sealing.reveal(one.kind, one.id, one.value, self._resources.vault) for one in values)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
+from stigmer import config
 from stigmer.codec import varint
-from stigmer.errors import InvalidArgument
+from stigmer.errors import InvalidArgument, ResourceExhausted
 
 Result = tuple[bytes, bool]
 """The bytes of a `Resource`, or of an `ErrorDetail`; which of the two is said by whether it is an error."""
@@ -79,7 +80,10 @@ def get_many_response(results: Iterable[Result]) -> bytes:
 
 
 def commits_of(request: bytes) -> list[bytes]:
-    """Cut a `WriteRequest` into the bytes of its commits; raises `InvalidArgument` where it holds anything else."""
+    """Cut a `WriteRequest` into the bytes of its commits.
+
+    Raises `InvalidArgument` where it holds anything else, `ResourceExhausted` where it holds too many.
+    """
     commits: list[bytes] = []
     at, end = 0, len(request)
     while at < end:
@@ -99,6 +103,13 @@ def commits_of(request: bytes) -> list[bytes]:
         if size > end - start:
             raise _not_a_write(at, f"has {end - start} bytes, not {size}")
         at = start + size
+        if len(commits) == config.WRITE_COMMITS_MAX:
+            raise ResourceExhausted(
+                f"the message has more than {config.WRITE_COMMITS_MAX} commits",
+                limit="WRITE_COMMITS_MAX",
+                limit_value=config.WRITE_COMMITS_MAX,
+                hint="put fewer into one message of the stream",
+            )
         commits.append(request[start:at])
     return commits
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
-from stigmer import config, wire
+from stigmer import config, parsing, wire
 from stigmer.daemon import splice
 from stigmer.daemon.commit_queue import CommitQueue, Settle
 from stigmer.daemon.handlers import Context, error_told
@@ -42,16 +42,15 @@ class StoreService:
 
     async def save(self, request: bytes, context: Context) -> bytes:
         """Save one resource."""
-        asked = wire.parsed(store_pb2.SaveRequest, request)
-        commit = log_pb2.Commit(request_id=asked.request_id)
-        event = commit.events.add(op=log_pb2.Event.OP_SAVE, kind=asked.kind, id=asked.id, value=asked.value)
-        if asked.HasField("expected_revision"):
-            event.expected_revision = asked.expected_revision
-        return await self.commit(commit.SerializeToString(), context)
+        if len(request) <= INLINE_BYTES_MAX:
+            payload = _commit_of_save(request)
+        else:
+            payload = await self._loop.run_in_executor(self._large, _commit_of_save, request)
+        return await self.commit(payload, context)
 
     async def delete(self, request: bytes, context: Context) -> bytes:
         """Delete one resource."""
-        asked = wire.parsed(store_pb2.DeleteRequest, request)
+        asked = parsing.parsed(store_pb2.DeleteRequest, request)
         commit = log_pb2.Commit(request_id=asked.request_id)
         event = commit.events.add(op=log_pb2.Event.OP_DELETE, kind=asked.kind, id=asked.id)
         if asked.HasField("expected_revision"):
@@ -87,12 +86,12 @@ class StoreService:
 
     async def get(self, request: bytes, context: Context) -> bytes:
         """Give one resource, as its row has it."""
-        asked = wire.parsed(store_pb2.GetRequest, request)
+        asked = parsing.parsed(store_pb2.GetRequest, request)
         return self._store.get_row(asked.kind, asked.id)
 
     async def getmany(self, request: bytes, context: Context) -> bytes:
         """Give many resources, as their rows have them, or as many as one answer holds."""
-        asked = wire.parsed(store_pb2.GetManyRequest, request)
+        asked = parsing.parsed(store_pb2.GetManyRequest, request)
         keys = [(key.kind, key.id) for key in asked.keys[: config.GET_KEYS_MAX]]
         rows = self._store.get_rows(keys, config.PAGE_BYTES_MAX)
         return splice.get_many_response(
@@ -102,7 +101,7 @@ class StoreService:
 
     async def list(self, request: bytes, context: Context) -> None:
         """Give the resources of a kind, page by page; each page is read when the one before was taken."""
-        asked = wire.parsed(store_pb2.ListRequest, request)
+        asked = parsing.parsed(store_pb2.ListRequest, request)
         left, page_token = asked.limit, asked.page_token
         while True:
             page, count, page_token = await self._loop.run_in_executor(
@@ -123,9 +122,18 @@ class StoreService:
 
     async def count(self, request: bytes, context: Context) -> bytes:
         """Give the number of resources of each kind."""
-        wire.parsed(store_pb2.CountRequest, request)
+        parsing.parsed(store_pb2.CountRequest, request)
         return store_pb2.CountResponse(counts=self._store.count()).SerializeToString()
 
     async def tail(self, request: bytes, context: Context) -> None:
         """Give the log from a revision on."""
-        await self._tails.serve(wire.parsed(store_pb2.TailRequest, request), context)
+        await self._tails.serve(parsing.parsed(store_pb2.TailRequest, request), context)
+
+
+def _commit_of_save(request: bytes) -> bytes:
+    asked = parsing.parsed(store_pb2.SaveRequest, request)
+    commit = log_pb2.Commit(request_id=asked.request_id)
+    event = commit.events.add(op=log_pb2.Event.OP_SAVE, kind=asked.kind, id=asked.id, value=asked.value)
+    if asked.HasField("expected_revision"):
+        event.expected_revision = asked.expected_revision
+    return commit.SerializeToString()

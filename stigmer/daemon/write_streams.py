@@ -147,7 +147,6 @@ class _Stream:
                 self._is_taking = False
                 if self._failure is not None:
                     return
-                await self._has_room.wait()
         except Exception as error:
             # The commits before it are answered first.
             self._failure = self._failure or error
@@ -163,6 +162,8 @@ class _Stream:
                 await self._queue(payload, unanswered.settle)
             except StigmerError as error:
                 unanswered.refuse(error)
+            if not self._has_room.is_set():
+                await self._has_room.wait()
             if number % _COMMITS_AT_ONCE == 0:
                 await asyncio.sleep(0)
 

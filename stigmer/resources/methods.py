@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from stigmer import names
-from stigmer.errors import InvalidArgument
-from stigmer.resources import fields, kinds, options, rules, sealing, skills
+from stigmer import fields, names, parsing
+from stigmer.resources import kinds, options, rules, sealing, skills
 from stigmer.resources.kinds import Kind
 from stigmer.resources.verbs import Resources, Write
 
@@ -73,13 +72,8 @@ class Method(NamedTuple):
     verb: Verb
 
     def call(self, resources: Resources, request: bytes) -> Call:
-        """Give what a serialized request asks for. Raises `InvalidArgument` where it is none."""
-        try:
-            message = self.request.FromString(request)
-        except DecodeError as error:
-            name = self.request.DESCRIPTOR.full_name
-            raise InvalidArgument("request", f"is not a serialized {name} ({error})") from error
-        return self.verb(resources, self.kind, self, message, request)
+        """Give what a serialized request asks for. Raises `InvalidArgument` or `ResourceExhausted`."""
+        return self.verb(resources, self.kind, self, parsing.parsed(self.request, request), request)
 
 
 @functools.cache

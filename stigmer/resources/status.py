@@ -21,9 +21,10 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from stigmer import fields
 from stigmer.errors import InvalidArgument, StigmerError
-from stigmer.resources import creation, fields, kinds
-from stigmer.resources.fields import Bytes, Fields
+from stigmer.fields import Bytes, Fields
+from stigmer.resources import creation, kinds
 from stigmer.resources.kinds import Kind
 from stigmer.resources.state import State
 from stigmer.resources.writing import Written

@@ -17,10 +17,10 @@ from google.protobuf.message import Message
 from stigmer import names
 from stigmer.artifacts import Artifacts
 from stigmer.errors import Conflict, InvalidArgument, KeyRetired, NotFound, StigmerError
+from stigmer.fields import Bytes
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import creation, identity, kinds, rules, sealing, status, writing
 from stigmer.resources.creation import Random
-from stigmer.resources.fields import Bytes
 from stigmer.resources.kinds import Kind
 from stigmer.resources.reading import Reading
 from stigmer.resources.sealing import Sealer

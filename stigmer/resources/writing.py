@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from stigmer import codec, config, names
+from stigmer import codec, config, fields, names
 from stigmer.errors import ResourceExhausted
-from stigmer.resources import creation, fields, kinds, special
+from stigmer.fields import Bytes
+from stigmer.resources import creation, kinds, special
 from stigmer.resources.creation import Creation, Random
-from stigmer.resources.fields import Bytes
 from stigmer.resources.kinds import Kind
 from stigmer.resources.sealing import Sealer
 from stigmer.resources.state import Found, State

@@ -29,11 +29,13 @@ from faults.scenario import Tally
 from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.config import StoreOptions
+from stigmer.fields import of_bytes
 from stigmer.pb import log_pb2, store_pb2
 
 pytestmark = pytest.mark.skipif(bool(linux()), reason="the memory of another process is read from /proc")
 
 STORE = wire.methods(wire.STORE_SERVICE)
+RESOURCES = wire.methods(wire.RESOURCES_SERVICE)
 UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 Record = Callable[[str, object], None]
 
@@ -125,6 +127,85 @@ def test_messages_that_swell(served: DaemonProcess, record_property: Record) -> 
                 assert set(found) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             assert grown < 512 * config.MIB
     record_property("tally", dict(tally))
+    assert get(served.address) == b"v"
+
+
+UNITS = config.COMMIT_BYTES_MAX // 2 - 100
+EXECUTIONS = "/ai.stigmer.agentic.agentexecution.v1.AgentExecutionCommandController"
+
+
+def inside(*numbers: int) -> bytes:
+    """Give a message as large as any that holds, in messages inside each other, as many empty ones as there is room."""
+    message = bytes((numbers[-1] << 3 | 2, 0)) * UNITS
+    for number in reversed(numbers[:-1]):
+        message = of_bytes(number, message)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (STORE["commit"].path, inside(1)),
+        (STORE["save"].path, inside(15)),
+        (f"{EXECUTIONS}/updateStatus", inside(2, 4)),  # status.tool_calls
+    ],
+    ids=["commit", "save", "updateStatus"],
+)
+def test_the_largest_message_that_swells(
+    served: DaemonProcess, path: str, message: bytes, record_property: Record
+) -> None:
+    """Thirty-two million empty messages are counted before they are parsed, which would take gigabytes."""
+    with grpc.insecure_channel(served.address, options=UNLIMITED) as channel:
+        before = forget_peak(served)
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(path)(message, timeout=120)
+        grown = memory(served, "VmHWM") - before
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "fields" in caught.value.details()
+    record_property("tally", {"MiB grown": grown // config.MIB})
+    assert grown < 512 * config.MIB
+    assert get(served.address) == b"v"
+
+
+def test_a_request_for_names_is_small(served: DaemonProcess) -> None:
+    """What holds no values is refused long before a commit is, by its size alone."""
+    limit = config.KEYS_REQUEST_BYTES_MAX
+    with grpc.insecure_channel(served.address, options=UNLIMITED) as channel:
+        calls: list[Callable[[bytes], object]] = [
+            channel.unary_unary(STORE["getmany"].path),
+            channel.unary_unary(RESOURCES["find"].path),
+            lambda message: list(channel.unary_stream(STORE["list"].path)(message, timeout=120)),
+            lambda message: list(channel.unary_stream(STORE["tail"].path)(message, timeout=120)),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as caught:
+                call(bytes(limit + 1))
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(limit) in caught.value.details()
+
+
+@pytest.mark.parametrize("commits", [config.WRITE_COMMITS_MAX, UNITS], ids=["as many as are taken", "more"])
+def test_a_stream_of_empty_commits(served: DaemonProcess, commits: int, record_property: Record) -> None:
+    """Those of one message are answered as there is room, each with a refusal; too many are not looked at."""
+    stream = [b"\x0a\x00" * commits]
+    answered = 0
+    with grpc.insecure_channel(served.address, options=UNLIMITED) as channel:
+        before = forget_peak(served)
+        calls = channel.stream_stream(STORE["write"].path, response_deserializer=store_pb2.WriteResponse.FromString)
+        try:
+            for response in calls(iter(stream), timeout=120):
+                assert len(response.refusals) == len(response.last_revisions)
+                answered += len(response.refusals)
+            code = grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            code = error.code()
+        grown = memory(served, "VmHWM") - before
+    record_property("tally", {"commits refused": answered, "MiB grown": grown // config.MIB})
+    if commits == UNITS:
+        assert (code, answered) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 0)
+    else:
+        assert (code, answered) == (grpc.StatusCode.OK, commits)
+    assert grown < 256 * config.MIB
     assert get(served.address) == b"v"
 
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.support import FAILED, AgentStatus, WorkflowStatus, execution, workflow_execution
+from stigmer import fields
 from stigmer.decision import Found
 from stigmer.errors import InvalidArgument, StigmerError
-from stigmer.resources import fields, kinds, status
+from stigmer.resources import kinds, status
 
 AUDIT, STATUS = 99, 5
 TIME_NS = 1_700_000_000_123_456_000

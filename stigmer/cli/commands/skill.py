@@ -164,12 +164,13 @@ def skill_versions(invocation: Invocation, ref: str) -> None:
 @pass_invocation
 def skill_pull(invocation: Invocation, ref: str, version: str, target: str) -> None:
     """Write a version of a skill into a new folder, or into a zip."""
+    from stigmer import fields
     from stigmer.cli import backend, sources
     from stigmer.cli.commands.get import version_of
     from stigmer.cli.references import Reference
     from stigmer.cli.shown import find
     from stigmer.cli.units import visible
-    from stigmer.resources import fields, kinds, methods
+    from stigmer.resources import kinds, methods
 
     if os.path.lexists(target):
         raise InvalidArgument("--to", f"{target} is there already", hint="name a folder or a file that is not there")

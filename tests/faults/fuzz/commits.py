@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from stigmer import codec, commits, names, wire
+from stigmer import codec, commits, names, parsing, wire
 from stigmer.cli import recordings
 from stigmer.daemon import splice
 from stigmer.daemon.commit_queue import Settle
@@ -97,7 +97,7 @@ def _check_requests(data: bytes) -> None:
     for service in (wire.STORE_SERVICE, wire.ADMIN_SERVICE, wire.RESOURCES_SERVICE):
         for method in wire.methods(service).values():
             try:
-                wire.parsed(method.request, data)
+                parsing.parsed(method.request, data)
             except InvalidArgument as error:
                 wire.detail_of(error)
 

@@ -15,11 +15,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from stigmer import wire
+from stigmer import fields, wire
 from stigmer.cli import recordings
 from stigmer.errors import InvalidArgument, SecretUnreadable
 from stigmer.pb import store_pb2
-from stigmer.resources import fields, kinds, manifests, present, rules, sealing, status
+from stigmer.resources import kinds, manifests, present, rules, sealing, status
 from stigmer.resources.kinds import Kind
 from stigmer.vault import SEALED_PREFIX
 from stigmer.views import terms

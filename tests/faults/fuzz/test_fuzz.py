@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from stigmer import names, page_tokens
+from stigmer import fields, names, page_tokens
 from stigmer.daemon import splice
 from stigmer.log import delta, recovery
 from stigmer.log import format as fmt
-from stigmer.resources import documents, fields, zips
+from stigmer.resources import documents, zips
 from stigmer.views import snapshot, terms
 
 from . import __main__ as command

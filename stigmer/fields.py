@@ -35,6 +35,15 @@ def split(message: Bytes) -> Fields:
     return found
 
 
+def each(message: Bytes) -> Iterator[tuple[int, bool, int, int]]:
+    """Give of each field its number, whether it has a length, and where its content starts and ends.
+
+    Raises `InvalidArgument` where the bytes are no message, when it comes there.
+    """
+    for number, kind, _, inside, end in _fields(message):
+        yield number, kind == _BYTES, inside, end
+
+
 def join(fields: Mapping[int, Sequence[Bytes]]) -> bytes:
     """Put occurrences of fields together, in the order of their numbers."""
     return b"".join(occurrence for number in sorted(fields) for occurrence in fields[number])
