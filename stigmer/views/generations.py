@@ -123,7 +123,7 @@ class Generation:
                 clean = clean and self._checkpointer.failure is None
             if clean:
                 # The mark is a file of its own, made after the sync: LMDB could not order it behind its own pages.
-                self.environment.sync()
+                self._sync()
                 os.close(files.create(self._clean_path, blocks.checksums_of(data_path(self.directory))))
                 checkpoint.remove(self.directory)
         except OSError as error:
@@ -131,6 +131,14 @@ class Generation:
                 raise StorageFailed(self._clean_path, "create", str(error)) from error
         finally:
             self.environment.close()
+
+    def _sync(self) -> None:
+        try:
+            self.environment.sync()
+        except StorageFailed as error:
+            if self._checkpointer is not None:
+                self._checkpointer.disown(error)
+            raise
 
     def keep(self) -> None:
         """Close it so that, in this boot, `aside` finds it as it is now."""
