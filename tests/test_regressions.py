@@ -227,6 +227,61 @@ def test_repair_takes_what_the_views_were_behind(store: Store, monkeypatch: pyte
     assert store.status().generation == number, "folded again for nothing"
 
 
+def test_writer_that_runs_out_of_memory_leaves_nobody_waiting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its thread ends between two groups, who waits is told, and who comes later."""
+    store = Store.open(directory, SMALL)
+
+    def no_memory() -> list[Ticket]:
+        raise MemoryError
+
+    monkeypatch.setattr(store._writer, "_take_group", no_memory)
+    told: list[str] = []
+
+    def save() -> None:
+        try:
+            store.save("note", "a", b"")
+        except StorageFailed as error:
+            told.append(error.message)
+
+    assert ends(save)
+    assert ends(save)
+    assert len(told) == 2
+    assert "MemoryError" in told[0]
+    assert store.failure is not None
+    assert ends(store.close)
+
+
+def test_asking_for_a_flush_while_one_ends_is_no_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer may find room, and have nothing left to flush, between two looks of who asks."""
+    writer = store._writer
+    store.save("note", "a", b"")
+    real = time.monotonic
+
+    def flushed_meanwhile() -> float:
+        if threading.current_thread() is threading.main_thread():
+            writer._flush_at = None
+        return real()
+
+    writer._cannot_flush = True
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", flushed_meanwhile)
+        writer.flush()
+    writer._cannot_flush = False
+
+
+def test_repeat_while_the_views_are_behind_is_known_as_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sent an operation again makes its answer from the log, not from what the operation told."""
+    store.transact(lambda state: state.save("note", "a", b"1"), "r1")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer.projector, "fold", damaged)
+        patch.setattr(store._writer, "rebuild", full)
+        with pytest.raises(Unavailable):
+            store.save("note", "b", b"")
+        done = store.transact(lambda state: state.save("note", "a", b"1"), "r1")
+    assert done.committed is not None
+    assert (done.committed.last_revision, done.is_repeat) == (1, True)
+
+
 # --- interrupts --------------------------------------------------------------------------------------------
 
 
