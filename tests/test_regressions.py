@@ -605,6 +605,127 @@ def test_opening_and_closing_without_a_write_leaves_the_log_as_it_is(directory: 
     assert segment.read_bytes() == before
 
 
+def without_threads(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have threads of these names not start."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name in names:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    patch.setattr(threading.Thread, "start", refused)
+
+
+@pytest.mark.parametrize("name", ["stigmer-writer", "stigmer-syncer", "stigmer-check"])
+def test_store_whose_threads_do_not_start_is_not_left_half_open(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not with the lock, nor with LMDB's file, which a process can open only once."""
+    options = StoreOptions(durability=Durability.INTERVAL)
+    with Store.open(directory, options) as store:
+        store.save("note", "a", b"")
+    (directory / "views" / "1" / "clean").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "VIEWS_CHECK_ROWS_MAX", 0)
+        without_threads(patch, name)
+        with pytest.raises(StigmerError, match="can't start new thread"):
+            Store.open(directory, options)
+    assert not lock.is_held(str(directory))
+    assert not any(thread.name.startswith("stigmer-") for thread in threading.enumerate())
+    with Store.open(directory, options) as store:
+        assert store.recovery == ()
+        assert store.save("note", "b", b"") == 2
+
+
+def test_repair_that_finds_no_thread_is_begun_by_the_next_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("note", "a", b"1")
+    store._writer.flush()
+    environment = store._writer.projector.environment
+    environment.write(lambda transaction: transaction.put(b"note/a", b"x" * 50, db=environment.databases["snapshot.1"]))
+    with monkeypatch.context() as patch:
+        without_threads(patch, "stigmer-repair")
+        with pytest.raises(CorruptView):
+            store.get("note", "a")
+
+    def is_mended() -> bool:
+        with contextlib.suppress(CorruptView):
+            return store.get("note", "a").value == b"1" and not store._rebuild._repairing
+        return False
+
+    def mended() -> None:
+        while not is_mended():
+            time.sleep(0.01)
+
+    assert ends(mended)
+
+
+def test_views_are_put_back_without_a_thread_to_read_ahead(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(directory, SMALL)
+    store.save("note", "a", b"")
+    crashed = directory.with_name("crashed")
+    shutil.copytree(directory, crashed)
+    store.close()
+    monkeypatch.setattr(generations, "boot_id", lambda: "another")
+    without_threads(monkeypatch, "stigmer-reader")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with Store.open(crashed, SMALL) as again:
+        assert any("goes on from its checkpoint" in note for note in again.recovery)
+        assert again.get("note", "a").revision == 1
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("error", [StorageFailed("here", "read", "no"), KeyboardInterrupt()])
+def test_views_whose_opening_ends_early_are_not_left_open(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """LMDB opens a file once in a process, so the next open took them for damaged, and folded all of the log."""
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+    with monkeypatch.context() as patch:
+
+        def ended(_generation: Generation) -> None:
+            raise error
+
+        patch.setattr(Generation, "check_rows", ended)
+        with pytest.raises(type(error)):
+            Store.open(directory, SMALL)
+    with Store.open(directory, SMALL) as store:
+        assert store.recovery == ()
+
+
+KILLED_WHILE_FOLDING = """
+import os, signal, sys
+from stigmer.config import StoreOptions
+from stigmer.store import Store
+from stigmer.views.projector import Projector
+Projector.flush = lambda projector: os.kill(os.getpid(), signal.SIGKILL)
+Store.open(sys.argv[1], StoreOptions(segment_bytes=4096))
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "full"])
+def test_opens_that_do_not_come_to_their_end_do_not_pile_up_views(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Each left what it had folded, until there was no room."""
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+    shutil.rmtree(directory / "views")
+    for _ in range(4):
+        if how == "killed":
+            done = subprocess.run([sys.executable, "-c", KILLED_WHILE_FOLDING, str(directory)], check=False, timeout=60)
+            assert done.returncode == -signal.SIGKILL
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(Projector, "flush", full)
+                with pytest.raises(DiskFull):
+                    Store.open(directory, SMALL)
+    assert len(os.listdir(directory / "views")) <= 1
+    with Store.open(directory, SMALL) as store:
+        assert store.get("note", "a").revision == 1
+
+
 # --- memory in front of LMDB -------------------------------------------------------------------------------
 
 

@@ -110,7 +110,11 @@ def put_back(directory: str, point: Point) -> None:
         os.close(fd)
         raise
     # The fold of the tail reads pages all over a file of which a power cut has left nothing in memory.
-    threading.Thread(target=_read_ahead, args=(fd,), name="stigmer-reader", daemon=True).start()
+    reader = threading.Thread(target=_read_ahead, args=(fd,), name="stigmer-reader", daemon=True)
+    try:
+        reader.start()
+    except RuntimeError:  # no more threads: it takes longer
+        os.close(fd)
 
 
 def _read_ahead(fd: int) -> None:

@@ -199,6 +199,9 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
             _note(notes, number, error)
             generation.close()
             continue
+        except BaseException:
+            generation.close()
+            raise
         if revision is not None:
             notes.append(
                 f"the machine stopped while generation {number} of the views was in use; "
@@ -357,6 +360,17 @@ def remove_others(views_directory: str, kept: int) -> None:
     for number in numbers(views_directory):
         if number != kept:
             shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
+
+
+def remove_unfinished(views_directory: str) -> None:
+    """Delete what never came to serve, or was given up, so that builds which are cut short do not pile up.
+
+    Those that served stay until there is another one: they may have what a damaged log has lost.
+    """
+    for number in numbers(views_directory):
+        directory = os.path.join(views_directory, str(number))
+        if not any(os.path.exists(os.path.join(directory, name)) for name in (checkpoint.FILE, _CLEAN_FILE)):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _schema() -> str:
