@@ -362,6 +362,17 @@ def remove_others(views_directory: str, kept: int) -> None:
             shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
 
 
+def remove_all(views_directory: str) -> None:
+    """Delete every generation, durably, with what a verify that was interrupted has left. Raises `OSError`."""
+    if not os.path.isdir(views_directory):
+        return
+    for name in (*map(str, numbers(views_directory)), _ASIDE):
+        directory = os.path.join(views_directory, name)
+        if os.path.isdir(directory):
+            shutil.rmtree(directory)
+    files.sync_directory(views_directory)
+
+
 def remove_unfinished(views_directory: str) -> None:
     """Delete what never came to serve, or was given up, so that builds which are cut short do not pile up.
 
