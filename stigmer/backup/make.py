@@ -97,7 +97,7 @@ def _prepare(directory: str, point: BackupPoint) -> None:
                 directory, "is neither empty nor a backup", hint="choose another directory for the backup"
             )
         manifests.write_readme(directory)
-        files.sync_directory(os.path.dirname(directory))
+        files.sync_name(directory)
 
 
 class _Kept(NamedTuple):
@@ -207,9 +207,10 @@ class _Making:
             if kept is None:
                 # The copy went bad. It is replaced as a whole, so that nothing is worse if the store's is bad too.
                 self._notes.append(f"the copy of {info.name} was damaged, and was made anew")
-                os.close(fd)
                 replaced = path + ".new"
-                fd = os.open(replaced, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                fresh = os.open(replaced, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                os.close(fd)
+                fd = fresh
                 kept = self._begin(fd, target)
             crc = kept.crc
             if known is None or known.bytes != info.bytes or replaced:
