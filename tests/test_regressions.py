@@ -41,6 +41,7 @@ from stigmer.log.lineages import Entry
 from stigmer.log.segment import Segment
 from stigmer.model import Save
 from stigmer.pb import log_pb2
+from stigmer.repair import repair
 from stigmer.store import Store
 from stigmer.views import environment, generations
 from stigmer.views.generations import Comparison, Generation
@@ -471,6 +472,38 @@ def test_copy_of_a_torn_tail_is_not_left_half_made(directory: Path, monkeypatch:
     again = open_log(directory / "log")
     assert again.next_revision == written[-1].first_revision
     again.close()
+
+
+@pytest.mark.parametrize("time_s", [-1.5, 5_000_000_000.0])
+def test_clock_that_no_segment_header_can_hold_stops_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, time_s: float
+) -> None:
+    """A clock that has lost its battery may show any year; a roll by it stopped the store."""
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: time_s)
+        with Store.open(directory, SMALL) as store:
+            for n in range(20):
+                store.save("note", f"n{n}", bytes(600))
+            assert len(store.segments()) > 2
+            check_store(store)
+    with Store.open(directory, SMALL) as store:
+        assert store.recovery == ()
+
+
+@pytest.mark.parametrize("mtime_s", [-100, 5_000_000_000])
+def test_repair_of_a_segment_whose_file_has_any_time(directory: Path, mtime_s: int) -> None:
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+        for n in range(20):
+            store.save("note", f"n{n}", bytes(600))
+    segment = sorted((directory / "log").glob("*.log"))[1]
+    segment.write_bytes(b"x" + segment.read_bytes()[1:])
+    os.utime(segment, (mtime_s, mtime_s))
+    done = repair(str(directory), repair(str(directory), []).lost)
+    assert done.is_whole
+    assert done.lost
+    with Store.open(directory, SMALL) as store:
+        check_store(store)
 
 
 # --- the views ---------------------------------------------------------------------------------------------

@@ -347,7 +347,7 @@ class Log:
 
 def _create_segment(directory: str, store_id: bytes, first_revision: int) -> tuple[Segment, int]:
     """Create a segment durably; give it with a descriptor to write it."""
-    header = fmt.SegmentHeader(store_id, uuid.uuid4().bytes, first_revision, int(time.time()))
+    header = fmt.SegmentHeader(store_id, uuid.uuid4().bytes, first_revision, fmt.created_s(time.time()))
     segment = Segment(directory, header)
     segment.start_index([])
     return segment, files.create(segment.path, fmt.encode_segment_header(header))

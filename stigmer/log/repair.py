@@ -230,7 +230,7 @@ def _segment(directory: str, path: str, first_revision: int) -> tuple[Segment, b
     except CorruptLog as error:
         if "named so" in error.problem:
             raise CorruptLog(path, 0, first_revision, error.problem, hint="give the file its name back") from error
-        created_s = int(os.stat(path).st_mtime)
+        created_s = fmt.created_s(os.stat(path).st_mtime)
         return Segment(directory, fmt.SegmentHeader(_NO_ID, _NO_ID, first_revision, created_s)), False
     return Segment(directory, header), True
 
