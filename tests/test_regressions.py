@@ -21,9 +21,10 @@ from typing import Any
 import lmdb
 import pytest
 from checks import check_store
-from log.support import append_groups, open_log, random_groups
+from log.support import append_groups, open_log, random_groups, spoil
 
 from stigmer import codec, config, lock
+from stigmer.backup.make import make
 from stigmer.config import Durability, StoreOptions
 from stigmer.errors import (
     Closed,
@@ -472,6 +473,50 @@ def test_copy_of_a_torn_tail_is_not_left_half_made(directory: Path, monkeypatch:
     again = open_log(directory / "log")
     assert again.next_revision == written[-1].first_revision
     again.close()
+
+
+@pytest.mark.parametrize("how", ["tail", "frame", "verify", "quick"])
+def test_place_that_the_disk_cannot_read_is_damage_with_a_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It was a bare OSError, which names neither file nor place, and looks like a bug."""
+    with Store.open(directory, StoreOptions(segment_bytes=1 << 20)) as store:
+        for n in range(60):
+            store.save("note", f"n{n}", bytes(1000))
+        bad = store.frame(40)
+        spoil(monkeypatch, directory / "log" / bad.segment, bad.offset + 500)
+        work: dict[str, Callable[[], object]] = {
+            "tail": lambda: list(store.tail(after=20, follow=False)),
+            "frame": lambda: store.frame(40),
+            "verify": store.verify,
+            "quick": lambda: store.verify(quick=True),
+        }
+        with pytest.raises(CorruptLog, match="cannot be read: Input/output error") as caught:
+            work[how]()
+        found = caught.value
+        assert (found.path, found.offset, found.revision) == (str(directory / "log" / bad.segment), bad.offset, 40)
+        seen = []
+        with pytest.raises(CorruptLog):
+            seen.extend(event.revision for event in store.tail(follow=False))
+        assert store.frame(41).first_revision == 41
+        assert store.failure is None
+
+
+def test_backup_of_what_the_disk_cannot_read_names_the_store(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It named the directory of the backup, whose disk is well."""
+    with Store.open(directory, SMALL) as store:
+        for n in range(20):
+            store.save("note", f"n{n}", bytes(600))
+        bad = store.frame(9)
+        with monkeypatch.context() as patch:
+            spoil(patch, directory / "log" / bad.segment, bad.offset + 100)
+            with pytest.raises(CorruptLog, match="cannot be read") as caught:
+                make(str(tmp_path / "backup"), store.backup_point(), lambda: None)
+        found = caught.value
+        assert (found.path, found.offset, found.revision) == (str(directory / "log" / bad.segment), bad.offset, 9)
+        make(str(tmp_path / "backup"), store.backup_point(), lambda: None)
 
 
 @pytest.mark.parametrize("time_s", [-1.5, 5_000_000_000.0])

@@ -294,6 +294,12 @@ class Log:
                     frames += header.event_count > 0
                     if frames % _FRAMES_PER_STEP == 0:
                         yield scan.revision - 1, frames
+            except OSError as error:
+                if not files.is_unreadable(error):
+                    raise
+                raise CorruptLog(
+                    segment.path, scan.offset, scan.revision, f"cannot be read: {error.strerror}"
+                ) from error
             finally:
                 os.close(fd)
             if scan.problem is not None or scan.offset != end:
