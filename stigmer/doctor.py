@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -61,6 +61,14 @@ class Finding(msgspec.Struct, frozen=True):
     level: Level
     found: str
     cure: str = ""
+
+
+class _End(NamedTuple):
+    """Where a log ends, and whose it is."""
+
+    store_id: bytes
+    """b"" where it is empty."""
+    revision: int
 
 
 class DaemonClient(Protocol):
@@ -394,22 +402,22 @@ def _at_rest(subject: Subject) -> Iterator[Finding]:
         return
     try:
         log: list[Finding] = []
-        end = _log(os.path.join(directory, "log"), log)
+        known = _log(os.path.join(directory, "log"), log)
         yield from log
-        yield from _views(directory, end)
+        yield from _views(directory, known)
         yield from _guarded("secrets", lambda: _secrets(subject))
         yield from _guarded("leftovers", lambda: _leftovers(directory))
     finally:
         held.release()
 
 
-def _log(directory: str, findings: list[Finding]) -> int | None:
-    """Look at headers and seals; give the last revision, or None where the log would not open."""
+def _log(directory: str, findings: list[Finding]) -> _End | None:
+    """Look at headers and seals; give where the log ends, or None where it would not open."""
     try:
         segments = recovery.list_segments(directory)
         if not segments:
             findings.append(Finding("log", Level.OK, "is empty"))
-            return 0
+            return _End(b"", 0)
         recovery.check_sealed(segments, 0)
         last, time_ns, is_sealed, problem = _last(segments[-1])
     except (CorruptLog, DataDirectoryError) as error:
@@ -420,7 +428,7 @@ def _log(directory: str, findings: list[Finding]) -> int | None:
         how += f"; {problem}: the next open tells whether it is an unfinished write"
     findings.append(Finding("log", Level.OK, f"{len(segments)} segments, revision {last}, {how}"))
     findings.extend(_clock(time_ns))
-    return last
+    return _End(segments[0].header.store_id, last)
 
 
 def _last(segment: Segment) -> tuple[int, int, bool, str | None]:
@@ -439,21 +447,29 @@ def _last(segment: Segment) -> tuple[int, int, bool, str | None]:
         os.close(fd)
 
 
-def _views(directory: str, end: int | None) -> Iterator[Finding]:
+def _views(directory: str, log: _End | None) -> Iterator[Finding]:
     notes: list[str] = []
     found = generations.open_serving(os.path.join(directory, "views"), config.MAP_BYTES_DEFAULT, notes)
     if found is None:
         why = notes[0] if notes else "there are none"
         yield Finding("views", Level.WARN, why, "the next start folds them from the log; it takes a while, no more")
         return
-    generation, _store_id = found
+    generation, store_id = found
     try:
         checkpoint = generation.projector.checkpoint
         environment = generation.environment
         use, stale = environment.use(), environment.stale_readers
     finally:
         generation.close()
-    if end is not None and checkpoint > end:
+    end = None if log is None else log.revision
+    if log is not None and log.store_id and store_id != log.store_id:
+        yield Finding(
+            "views",
+            Level.WARN,
+            "are of another store",
+            "the next start folds them from the log; it takes a while, no more",
+        )
+    elif end is not None and checkpoint > end:
         yield Finding(
             "views",
             Level.FAIL,

@@ -89,8 +89,9 @@ class Rebuild:
 
     def check_in_background(self) -> None:
         """Look at all rows while the store serves, once, and replace the views if one is damaged or missing."""
-        self._checker = threading.Thread(target=self._check_once, name="stigmer-check", daemon=True)
-        self._checker.start()
+        checker = threading.Thread(target=self._check_once, name="stigmer-check", daemon=True)
+        checker.start()
+        self._checker = checker
 
     def _check_once(self) -> None:
         began = time.monotonic()
@@ -117,7 +118,11 @@ class Rebuild:
             return
         self._repairing = True
         _logger.error("%s; the views are folded again from the log", error)
-        threading.Thread(target=self._repair, name="stigmer-repair", daemon=True).start()
+        try:
+            threading.Thread(target=self._repair, name="stigmer-repair", daemon=True).start()
+        except RuntimeError as lack:  # no more threads: the next one who finds the damage tries again
+            _logger.error("the views could not be folded again: %s", lack)
+            self._repairing = False
 
     def in_place(self) -> None:
         """Replace the serving generation while writes wait. Only on the writer's thread."""

@@ -7,7 +7,6 @@ the end of views that may have had it. The log is examined and written anew by `
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -72,8 +71,7 @@ def _repair(
 ) -> Repaired:
     log_directory = os.path.join(directory, "log")
     watermark = _watermark(directory)
-    upto = watermark.revision if watermark is not None else 0
-    examination = examine(log_directory, upto, progress)
+    examination = examine(log_directory, watermark, progress)
     damages, lost = examination.damages, examination.lost
     if accepted and list(accepted) != lost:
         raise InvalidArgument(
@@ -89,13 +87,12 @@ def _repair(
         kept = os.path.join(directory, "log.damaged-" + datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
         if not is_continued:
             unfinished.begin(directory, _WORK)
-        rewrite(log_directory, kept, examination, upto, _filler)
-        segments = ", ".join(part.segment.name for part in examination.damaged)
+        rewrite(log_directory, kept, examination, _filler)
+        segments = ", ".join(damaged.part.segment.name for damaged in examination.damaged)
         notes.append(f"written anew: {segments}")
     if damages or is_continued:
         # They may have what is lost, and would hide it.
-        shutil.rmtree(os.path.join(directory, "views"), ignore_errors=True)
-        files.sync_directory(directory)
+        generations.remove_all(os.path.join(directory, "views"))
         unfinished.end(directory)
         notes.append("the views were removed; they are folded again at the next open")
     elif examination.torn is not None:

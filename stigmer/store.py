@@ -135,7 +135,7 @@ class Store:
         """Open the store in a data directory, made if it is not there (unless `create` is false).
 
         `command` is what a second process is told about the owner. Raises `DataDirectoryError` (`LogLocked`,
-        `NewerFormat`), `CorruptLog`, `DiskFull` or `StorageFailed`.
+        `NewerFormat`), `CorruptLog`, `DiskFull` or `StorageFailed`, and `StigmerError` where no thread can be started.
         """
         options = (options or StoreOptions()).checked()
         directory = os.path.abspath(os.path.expanduser(os.fspath(path)))
@@ -149,7 +149,16 @@ class Store:
             held.release()
             raise
         store = cls(directory, options, held, log, generation, notes)
-        store._start()
+        try:
+            store._start()
+        except BaseException as error:
+            store.close()
+            if isinstance(error, RuntimeError):
+                raise StigmerError(
+                    f"no thread can be started for the store in {directory}: {error}",
+                    hint="raise the limit on threads or memory (ulimit -u, ulimit -v), or end what takes them",
+                ) from error
+            raise
         return store
 
     def _start(self) -> None:
@@ -157,8 +166,9 @@ class Store:
         if not self._writer.generation.is_checked:
             self._rebuild.check_in_background()
         if self.options.durability is Durability.INTERVAL:
-            self._syncer = threading.Thread(target=self._sync_regularly, name="stigmer-syncer", daemon=True)
-            self._syncer.start()
+            syncer = threading.Thread(target=self._sync_regularly, name="stigmer-syncer", daemon=True)
+            syncer.start()
+            self._syncer = syncer
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -825,6 +835,7 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
             serving[0].close()
         raise
     generation: Generation | None = None
+    is_new = False
     try:
         if serving is not None:
             generation = serving[0]
@@ -844,12 +855,16 @@ def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation,
                 generation.close()
                 generation, folded_from = None, 0
         if generation is None:
+            generations.remove_unfinished(views_directory)
             generation = generations.create(views_directory, options.map_bytes)
+            is_new = True
             _catch_up(generation, log)
             generation.serve(log.store_id, log.sync)
     except BaseException:
         log.abandon()
-        if generation is not None:
+        if is_new and generation is not None:
+            generation.remove()
+        elif generation is not None:
             generation.close()
         raise
     if last > folded_from:

@@ -200,8 +200,17 @@ class Writer:
     def _run_to_end(self) -> None:
         try:
             self._run()
+        except BaseException as error:
+            self._stop_for(error)
         finally:
             self._ended.set()
+
+    def _stop_for(self, error: BaseException) -> StorageFailed:
+        """Stop for a bug, or for want of memory: the state of log and views is not known, as after a failed disk."""
+        _logger.error("the writer stopped", exc_info=error)
+        failed = StorageFailed(self._log.directory, "commit to", repr(error))
+        self.fail(failed)
+        return failed
 
     def _run(self) -> None:
         while True:
@@ -233,11 +242,7 @@ class Writer:
                 self._answer(_failed(group, error))
                 self.fail(error)
             except BaseException as error:
-                # A bug: the state of log and views is not known, so this is treated like a failed disk.
-                _logger.exception("the writer stopped")
-                failed = StorageFailed(self._log.directory, "commit to", repr(error))
-                self._answer(_failed(group, failed))
-                self.fail(failed)
+                self._answer(_failed(group, self._stop_for(error)))
         try:
             self.projector.flush()
         except (CorruptView, DiskFull) as error:
@@ -246,10 +251,11 @@ class Writer:
             self.fail(error)
 
     def _must_flush(self) -> bool:
-        if self._flush_at is None:
+        flush_at = self._flush_at  # once: the writer may set it to None while another thread asks
+        if flush_at is None:
             return False
         # Where the disk was too full for it, it is tried again with the next group, and when the time has come.
-        return (self.projector.is_full and not self._cannot_flush) or time.monotonic() >= self._flush_at
+        return (self.projector.is_full and not self._cannot_flush) or time.monotonic() >= flush_at
 
     def _flush_or_fail(self) -> None:
         try:
@@ -356,7 +362,8 @@ class Writer:
                 if request_id:
                     with suppress(CorruptView):  # with a disk this full, it cannot be mended now
                         ticket.committed = view.committed(lookup, request_id)
-                if ticket.committed is None:
+                ticket.is_repeat = ticket.committed is not None
+                if not ticket.is_repeat:
                     _failed([ticket], DiskFull(directory))
 
         self.projector.environment.read(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -9,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,9 +32,12 @@ from stigmer.errors import (
     CorruptBackup,
     CorruptLog,
     DataDirectoryError,
+    DiskFull,
     InvalidArgument,
     Unavailable,
 )
+from stigmer.log import files
+from stigmer.log.rewrite import SegmentRewriter
 from stigmer.model import Event, Save
 from stigmer.store import Store
 from stigmer.vault import Vault
@@ -547,8 +551,92 @@ def test_a_restore_goes_into_an_empty_directory_only(tmp_path: Path, data: Path,
         restore(str(backup), str(backup / "new"), ALL)
     (tmp_path / "empty").mkdir()
     restored_events(backup, tmp_path / "empty")
-    with pytest.raises(BackupDirectoryError, match="is no backup"):
-        restore(str(tmp_path / "empty"), str(tmp_path / "other"), ALL)
+    (tmp_path / "stranger").mkdir()
+    for refused in (
+        lambda: restore(str(tmp_path / "stranger"), str(tmp_path / "other"), ALL),
+        lambda: check(str(tmp_path / "stranger")),
+    ):
+        with pytest.raises(BackupDirectoryError, match="is no backup"):
+            refused()
+    assert os.listdir(tmp_path / "stranger") == []
+
+
+def test_a_restore_takes_the_backup_that_is_there_once_nobody_makes_one(
+    tmp_path: Path, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a backup to end does not restore by the manifest of the one before, whose keys are gone."""
+    in_use = manifests.in_use
+    with Store.open(data, SMALL) as store:
+        fill(store, 18, 3)
+        (data / "secrets.keys").write_bytes(b"some keys")
+        back_up(store, backup)
+
+        @contextmanager
+        def ended_just_now(directory: str, command: str, *, writing: bool = False) -> Iterator[None]:
+            if command == "stigmer restore":
+                (data / "secrets.keys").write_bytes(b"other keys")
+                fill(store, 19, 3)
+                back_up(store, backup)
+            with in_use(directory, command, writing=writing):
+                yield
+
+        monkeypatch.setattr(manifests, "in_use", ended_just_now)
+        restored, events = restored_events(backup, tmp_path / "new")
+        assert events == list(store.tail(0, follow=False))
+    assert restored.revision == len(events)
+    assert (tmp_path / "new" / "secrets.keys").read_bytes() == b"other keys"
+
+
+def test_a_directory_above_that_is_closed_to_us_hinders_no_backup_and_no_restore(
+    tmp_path: Path, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a data directory that a store is opened in."""
+    real = files.sync_directory
+
+    def sync_directory(path: str) -> None:
+        if path == str(tmp_path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        real(path)
+
+    with Store.open(data, SMALL) as store:
+        fill(store, 20, 3)
+        backup.mkdir()
+        (tmp_path / "new").mkdir()
+        monkeypatch.setattr(files, "sync_directory", sync_directory)
+        back_up(store, backup)
+        restored_events(backup, tmp_path / "new")
+
+
+def test_a_full_disk_is_named_where_a_bad_copy_is_to_be_made_anew(
+    data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a descriptor that was closed twice."""
+    real = os.open
+
+    def full(path: str, flags: int, *rest: int) -> int:
+        if path.endswith(".log.new"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return real(path, flags, *rest)
+
+    with Store.open(data, SMALL) as store:
+        fill(store, 21)
+        back_up(store, backup)
+        flip_bit(sorted((backup / "log").iterdir())[1], 8 * 200)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", full)
+            with pytest.raises(DiskFull):
+                back_up(store, backup)
+
+
+def test_a_segment_that_cannot_be_written_is_not_left_on_a_full_disk(tmp_path: Path) -> None:
+    """What is still to be written when it is given up does not fit either."""
+    rewriter = SegmentRewriter(str(tmp_path), bytes(16), 1, 0)
+    device = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(device, rewriter._file.fileno())
+    os.close(device)
+    with suppress(OSError):
+        rewriter.discard()
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_manifest_says_when_and_of_what(data: Path, backup: Path) -> None:

@@ -21,9 +21,10 @@ from typing import Any
 import lmdb
 import pytest
 from checks import check_store
-from log.support import append_groups, open_log, random_groups
+from log.support import append_groups, open_log, random_groups, spoil
 
 from stigmer import codec, config, lock
+from stigmer.backup.make import make
 from stigmer.config import Durability, StoreOptions
 from stigmer.errors import (
     Closed,
@@ -41,6 +42,7 @@ from stigmer.log.lineages import Entry
 from stigmer.log.segment import Segment
 from stigmer.model import Save
 from stigmer.pb import log_pb2
+from stigmer.repair import repair
 from stigmer.store import Store
 from stigmer.views import environment, generations
 from stigmer.views.generations import Comparison, Generation
@@ -225,6 +227,61 @@ def test_repair_takes_what_the_views_were_behind(store: Store, monkeypatch: pyte
     number = store.status().generation
     assert store.save("note", "c", b"") == 3
     assert store.status().generation == number, "folded again for nothing"
+
+
+def test_writer_that_runs_out_of_memory_leaves_nobody_waiting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its thread ends between two groups, who waits is told, and who comes later."""
+    store = Store.open(directory, SMALL)
+
+    def no_memory() -> list[Ticket]:
+        raise MemoryError
+
+    monkeypatch.setattr(store._writer, "_take_group", no_memory)
+    told: list[str] = []
+
+    def save() -> None:
+        try:
+            store.save("note", "a", b"")
+        except StorageFailed as error:
+            told.append(error.message)
+
+    assert ends(save)
+    assert ends(save)
+    assert len(told) == 2
+    assert "MemoryError" in told[0]
+    assert store.failure is not None
+    assert ends(store.close)
+
+
+def test_asking_for_a_flush_while_one_ends_is_no_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer may find room, and have nothing left to flush, between two looks of who asks."""
+    writer = store._writer
+    store.save("note", "a", b"")
+    real = time.monotonic
+
+    def flushed_meanwhile() -> float:
+        if threading.current_thread() is threading.main_thread():
+            writer._flush_at = None
+        return real()
+
+    writer._cannot_flush = True
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", flushed_meanwhile)
+        writer.flush()
+    writer._cannot_flush = False
+
+
+def test_repeat_while_the_views_are_behind_is_known_as_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sent an operation again makes its answer from the log, not from what the operation told."""
+    store.transact(lambda state: state.save("note", "a", b"1"), "r1")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer.projector, "fold", damaged)
+        patch.setattr(store._writer, "rebuild", full)
+        with pytest.raises(Unavailable):
+            store.save("note", "b", b"")
+        done = store.transact(lambda state: state.save("note", "a", b"1"), "r1")
+    assert done.committed is not None
+    assert (done.committed.last_revision, done.is_repeat) == (1, True)
 
 
 # --- interrupts --------------------------------------------------------------------------------------------
@@ -418,6 +475,82 @@ def test_copy_of_a_torn_tail_is_not_left_half_made(directory: Path, monkeypatch:
     again.close()
 
 
+@pytest.mark.parametrize("how", ["tail", "frame", "verify", "quick"])
+def test_place_that_the_disk_cannot_read_is_damage_with_a_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It was a bare OSError, which names neither file nor place, and looks like a bug."""
+    with Store.open(directory, StoreOptions(segment_bytes=1 << 20)) as store:
+        for n in range(60):
+            store.save("note", f"n{n}", bytes(1000))
+        bad = store.frame(40)
+        spoil(monkeypatch, directory / "log" / bad.segment, bad.offset + 500)
+        work: dict[str, Callable[[], object]] = {
+            "tail": lambda: list(store.tail(after=20, follow=False)),
+            "frame": lambda: store.frame(40),
+            "verify": store.verify,
+            "quick": lambda: store.verify(quick=True),
+        }
+        with pytest.raises(CorruptLog, match="cannot be read: Input/output error") as caught:
+            work[how]()
+        found = caught.value
+        assert (found.path, found.offset, found.revision) == (str(directory / "log" / bad.segment), bad.offset, 40)
+        seen = []
+        with pytest.raises(CorruptLog):
+            seen.extend(event.revision for event in store.tail(follow=False))
+        assert store.frame(41).first_revision == 41
+        assert store.failure is None
+
+
+def test_backup_of_what_the_disk_cannot_read_names_the_store(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It named the directory of the backup, whose disk is well."""
+    with Store.open(directory, SMALL) as store:
+        for n in range(20):
+            store.save("note", f"n{n}", bytes(600))
+        bad = store.frame(9)
+        with monkeypatch.context() as patch:
+            spoil(patch, directory / "log" / bad.segment, bad.offset + 100)
+            with pytest.raises(CorruptLog, match="cannot be read") as caught:
+                make(str(tmp_path / "backup"), store.backup_point(), lambda: None)
+        found = caught.value
+        assert (found.path, found.offset, found.revision) == (str(directory / "log" / bad.segment), bad.offset, 9)
+        make(str(tmp_path / "backup"), store.backup_point(), lambda: None)
+
+
+@pytest.mark.parametrize("time_s", [-1.5, 5_000_000_000.0])
+def test_clock_that_no_segment_header_can_hold_stops_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, time_s: float
+) -> None:
+    """A clock that has lost its battery may show any year; a roll by it stopped the store."""
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: time_s)
+        with Store.open(directory, SMALL) as store:
+            for n in range(20):
+                store.save("note", f"n{n}", bytes(600))
+            assert len(store.segments()) > 2
+            check_store(store)
+    with Store.open(directory, SMALL) as store:
+        assert store.recovery == ()
+
+
+@pytest.mark.parametrize("mtime_s", [-100, 5_000_000_000])
+def test_repair_of_a_segment_whose_file_has_any_time(directory: Path, mtime_s: int) -> None:
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+        for n in range(20):
+            store.save("note", f"n{n}", bytes(600))
+    segment = sorted((directory / "log").glob("*.log"))[1]
+    segment.write_bytes(b"x" + segment.read_bytes()[1:])
+    os.utime(segment, (mtime_s, mtime_s))
+    done = repair(str(directory), repair(str(directory), []).lost)
+    assert done.is_whole
+    assert done.lost
+    with Store.open(directory, SMALL) as store:
+        check_store(store)
+
+
 # --- the views ---------------------------------------------------------------------------------------------
 
 
@@ -548,6 +681,127 @@ def test_opening_and_closing_without_a_write_leaves_the_log_as_it_is(directory: 
     for _ in range(3):
         Store.open(directory, SMALL).close()
     assert segment.read_bytes() == before
+
+
+def without_threads(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have threads of these names not start."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name in names:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    patch.setattr(threading.Thread, "start", refused)
+
+
+@pytest.mark.parametrize("name", ["stigmer-writer", "stigmer-syncer", "stigmer-check"])
+def test_store_whose_threads_do_not_start_is_not_left_half_open(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not with the lock, nor with LMDB's file, which a process can open only once."""
+    options = StoreOptions(durability=Durability.INTERVAL)
+    with Store.open(directory, options) as store:
+        store.save("note", "a", b"")
+    (directory / "views" / "1" / "clean").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "VIEWS_CHECK_ROWS_MAX", 0)
+        without_threads(patch, name)
+        with pytest.raises(StigmerError, match="can't start new thread"):
+            Store.open(directory, options)
+    assert not lock.is_held(str(directory))
+    assert not any(thread.name.startswith("stigmer-") for thread in threading.enumerate())
+    with Store.open(directory, options) as store:
+        assert store.recovery == ()
+        assert store.save("note", "b", b"") == 2
+
+
+def test_repair_that_finds_no_thread_is_begun_by_the_next_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("note", "a", b"1")
+    store._writer.flush()
+    environment = store._writer.projector.environment
+    environment.write(lambda transaction: transaction.put(b"note/a", b"x" * 50, db=environment.databases["snapshot.1"]))
+    with monkeypatch.context() as patch:
+        without_threads(patch, "stigmer-repair")
+        with pytest.raises(CorruptView):
+            store.get("note", "a")
+
+    def is_mended() -> bool:
+        with contextlib.suppress(CorruptView):
+            return store.get("note", "a").value == b"1" and not store._rebuild._repairing
+        return False
+
+    def mended() -> None:
+        while not is_mended():
+            time.sleep(0.01)
+
+    assert ends(mended)
+
+
+def test_views_are_put_back_without_a_thread_to_read_ahead(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(directory, SMALL)
+    store.save("note", "a", b"")
+    crashed = directory.with_name("crashed")
+    shutil.copytree(directory, crashed)
+    store.close()
+    monkeypatch.setattr(generations, "boot_id", lambda: "another")
+    without_threads(monkeypatch, "stigmer-reader")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with Store.open(crashed, SMALL) as again:
+        assert any("goes on from its checkpoint" in note for note in again.recovery)
+        assert again.get("note", "a").revision == 1
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("error", [StorageFailed("here", "read", "no"), KeyboardInterrupt()])
+def test_views_whose_opening_ends_early_are_not_left_open(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """LMDB opens a file once in a process, so the next open took them for damaged, and folded all of the log."""
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+    with monkeypatch.context() as patch:
+
+        def ended(_generation: Generation) -> None:
+            raise error
+
+        patch.setattr(Generation, "check_rows", ended)
+        with pytest.raises(type(error)):
+            Store.open(directory, SMALL)
+    with Store.open(directory, SMALL) as store:
+        assert store.recovery == ()
+
+
+KILLED_WHILE_FOLDING = """
+import os, signal, sys
+from stigmer.config import StoreOptions
+from stigmer.store import Store
+from stigmer.views.projector import Projector
+Projector.flush = lambda projector: os.kill(os.getpid(), signal.SIGKILL)
+Store.open(sys.argv[1], StoreOptions(segment_bytes=4096))
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "full"])
+def test_opens_that_do_not_come_to_their_end_do_not_pile_up_views(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Each left what it had folded, until there was no room."""
+    with Store.open(directory, SMALL) as store:
+        store.save("note", "a", b"")
+    shutil.rmtree(directory / "views")
+    for _ in range(4):
+        if how == "killed":
+            done = subprocess.run([sys.executable, "-c", KILLED_WHILE_FOLDING, str(directory)], check=False, timeout=60)
+            assert done.returncode == -signal.SIGKILL
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(Projector, "flush", full)
+                with pytest.raises(DiskFull):
+                    Store.open(directory, SMALL)
+    assert len(os.listdir(directory / "views")) <= 1
+    with Store.open(directory, SMALL) as store:
+        assert store.get("note", "a").revision == 1
 
 
 # --- memory in front of LMDB -------------------------------------------------------------------------------

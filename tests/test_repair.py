@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from log.support import contents, flip_bit, frames_in, segment_files, shrink_size, zero_region
 
 from stigmer.config import StoreOptions
-from stigmer.errors import CorruptLog, DataDirectoryError, InvalidArgument, LogLocked
+from stigmer.errors import CorruptLog, DataDirectoryError, InvalidArgument, LogLocked, StorageFailed
 from stigmer.log.repair import Lost
 from stigmer.model import Event, Save
 from stigmer.repair import LOST_KIND, Repaired, repair
@@ -67,6 +68,8 @@ def check_repaired(data: Path, events: list[Event], lost: list[Lost]) -> None:
         with Store.open(data, SMALL) as store:
             found = list(store.tail(0, follow=False))
             assert [event.revision for event in found] == list(range(1, len(found) + 1))
+            times = [event.time_ns for event in found]
+            assert times == sorted(times), "a time finds one place in the log"
             report = store.verify()
             assert (report.differences, report.examples) == (0, [])
             for event, was in zip(found, events, strict=False):
@@ -230,6 +233,58 @@ def test_an_unfinished_write_is_cut_off_and_kept(made: tuple[Path, list[Event]],
     assert "cut off" in found.notes[0]
     assert [path.name.endswith(".torn") for path in (held / "log").glob("*.torn")] == [True]
     check_repaired(held, made[1], [])
+
+
+def test_views_of_another_store_prove_nothing(made: tuple[Path, list[Event]], data: Path, tmp_path: Path) -> None:
+    """What they have was never in this log, and so is not lost: no open believes them, and no repair."""
+    with Store.open(tmp_path / "other", SMALL) as other:
+        for number in range(len(made[1]) + 50):
+            other.save("note", f"n{number}", b"")
+    shutil.rmtree(data / "views")
+    shutil.copytree(tmp_path / "other" / "views", data / "views")
+    last = segment_files(data / "log")[-1]
+    shrink_size(last, last.stat().st_size - 1)  # a seal that is torn, as a kill in a close leaves it
+    done = repair(str(data), [])
+    assert (done.is_whole, done.damages, done.lost) == (True, [], [])
+    assert done.revision == len(made[1])
+    check_repaired(data, made[1], [])
+
+
+def test_views_that_cannot_be_removed_leave_the_repair_unfinished(
+    made: tuple[Path, list[Event]], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would show what is lost, so the directory stays marked until they are gone."""
+    segment = segment_files(data / "log")[1]
+    flip_bit(segment, frames_in(segment)[1][0] * 8)
+    lost = repair(str(data), []).lost
+    assert lost
+    unlink = os.unlink
+
+    def refused(path, *arguments, **options):
+        if os.path.basename(path) == "data.mdb":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refused)
+        with pytest.raises(StorageFailed):
+            repair(str(data), lost)
+    with pytest.raises(DataDirectoryError, match="not finished"):
+        Store.open(data, SMALL)
+    assert repair(str(data), []).is_whole
+    check_repaired(data, made[1], lost)
+
+
+def test_views_behind_a_link_do_not_outlive_a_repair(made: tuple[Path, list[Event]], data: Path) -> None:
+    """Whoever keeps them on another disk sees what the log says, too."""
+    (data / "views").rename(data.with_name("elsewhere"))
+    (data / "views").symlink_to(data.with_name("elsewhere"))
+    segment = segment_files(data / "log")[1]
+    flip_bit(segment, frames_in(segment)[1][0] * 8)
+    done = repair(str(data), repair(str(data), []).lost)
+    assert done.lost
+    assert os.listdir(data.with_name("elsewhere")) == []
+    check_repaired(data, made[1], done.lost)
 
 
 def test_only_what_is_lost_can_be_accepted(data: Path) -> None:

@@ -29,6 +29,7 @@ class Checked(NamedTuple):
 
 def check(directory: str, progress: ProgressCallback | None = None) -> Checked:
     """Check a backup. Raises `BackupDirectoryError`, `NewerFormat`, and `CorruptBackup` for its manifest."""
+    manifests.read(directory)  # so that what is no backup is left without our lock in it
     with manifests.in_use(directory, "stigmer backup verify"):
         return _check(directory, progress)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -97,7 +98,7 @@ def _prepare(directory: str, point: BackupPoint) -> None:
                 directory, "is neither empty nor a backup", hint="choose another directory for the backup"
             )
         manifests.write_readme(directory)
-        files.sync_directory(os.path.dirname(directory))
+        files.sync_name(directory)
 
 
 class _Kept(NamedTuple):
@@ -207,13 +208,14 @@ class _Making:
             if kept is None:
                 # The copy went bad. It is replaced as a whole, so that nothing is worse if the store's is bad too.
                 self._notes.append(f"the copy of {info.name} was damaged, and was made anew")
-                os.close(fd)
                 replaced = path + ".new"
-                fd = os.open(replaced, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                fresh = os.open(replaced, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                os.close(fd)
+                fd = fresh
                 kept = self._begin(fd, target)
             crc = kept.crc
             if known is None or known.bytes != info.bytes or replaced:
-                crc = self._append(source_fd, fd, kept, info.bytes)
+                crc = self._append(source, source_fd, fd, kept, info.bytes)
                 os.fsync(fd)
                 self._check_new(fd, target, source, source_fd, info, kept)
             if replaced:
@@ -259,11 +261,16 @@ class _Making:
         self._advance(len(header))
         return _Kept(len(header), target.first_revision, fmt.crc32c(0, header))
 
-    def _append(self, source_fd: int, fd: int, kept: _Kept, end: int) -> int:
+    def _append(self, source: Segment, source_fd: int, fd: int, kept: _Kept, end: int) -> int:
         """Copy what lies behind what is there, up to an offset; give the CRC of the whole file."""
         offset, _revision, crc = kept
         while offset < end:
-            data = read_at(source_fd, min(_CHUNK_BYTES, end - offset), offset)
+            try:
+                data = read_at(source_fd, min(_CHUNK_BYTES, end - offset), offset)
+            except OSError as error:
+                if not files.is_unreadable(error):
+                    raise
+                raise self._unreadable(source, source_fd, kept, error) from error
             if not data:
                 break  # the check finds it
             self._write(fd, data, offset)
@@ -271,6 +278,14 @@ class _Making:
             offset += len(data)
             self._advance(len(data))
         return crc
+
+    def _unreadable(self, source: Segment, source_fd: int, kept: _Kept, error: OSError) -> CorruptLog:
+        """Give the error for the first frame of the store's segment that the disk cannot read."""
+        scan = FrameScan(source_fd, source, kept.offset, kept.revision)
+        with suppress(OSError):
+            for _ in scan:
+                pass
+        return CorruptLog(source.path, scan.offset, scan.revision, f"cannot be read: {error.strerror}")
 
     def _check_new(
         self,

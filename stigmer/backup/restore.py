@@ -72,13 +72,14 @@ def restore(backup: str, directory: str, cut: Cut, progress: ProgressCallback | 
     backup, directory = os.path.abspath(backup), os.path.abspath(directory)
     if os.path.realpath(directory).startswith(os.path.realpath(backup) + os.sep):
         raise DataDirectoryError(directory, "lies in the backup", hint="choose another with --data-dir")
-    manifest = manifests.read(backup)
-    if cut.revision is not None and not 1 <= cut.revision <= manifest.revision:
-        raise InvalidArgument(
-            "--to-revision", f"{cut.revision} is not in the backup, which has 1 to {manifest.revision}"
-        )
+    manifests.read(backup)  # so that what is no backup is left without our lock in it
     try:
         with manifests.in_use(backup, "stigmer restore"):
+            manifest = manifests.read(backup)
+            if cut.revision is not None and not 1 <= cut.revision <= manifest.revision:
+                raise InvalidArgument(
+                    "--to-revision", f"{cut.revision} is not in the backup, which has 1 to {manifest.revision}"
+                )
             return _into(directory, _Restoring(backup, directory, manifest, cut, progress))
     except OSError as error:
         if error.errno in files.FULL:
@@ -90,7 +91,7 @@ def _into(directory: str, work: _Restoring) -> Restored:
     existed = os.path.isdir(directory)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     _check_empty(directory)
-    files.sync_directory(os.path.dirname(directory))
+    files.sync_name(directory)
     held = lock.take(directory, f"stigmer {_OPERATION}")
     try:
         _check_empty(directory)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from stigmer.errors import CorruptLog, StigmerError
 from stigmer.log import format as fmt
-from stigmer.log.files import read_at
+from stigmer.log.files import is_unreadable, read_at
 from stigmer.log.payloads import Payloads, StoredFrame
 from stigmer.log.segment import Segment
 
@@ -45,8 +45,8 @@ class Cursor:
 
         Stops once their payloads exceed `bytes_max`, but gives at least one frame where there is one. The first
         frame ever given may begin before `after + 1`, in the middle of whose commit the cursor started. Raises
-        `CorruptLog` where a frame is damaged and `NewerFormat` where it cannot be read, without giving the frames
-        before it in this call twice or not at all.
+        `CorruptLog` where a frame is damaged, or the disk cannot read it, and `NewerFormat` where this version cannot,
+        without giving the frames before it in this call twice or not at all.
         """
         if upto_revision <= self._after or self._next_revision > upto_revision:
             return []
@@ -62,10 +62,12 @@ class Cursor:
                     self._enter(self._find(self._next_revision), None)
                     continue
                 taken += self._read_chunk(segment, upto_revision, bytes_max - taken, frames)
-            except (StigmerError, OSError):
-                if not frames:
-                    raise
-                break  # what is whole first; the next call comes to the same place again
+            except (StigmerError, OSError) as error:
+                if frames:
+                    break  # what is whole first; the next call comes to the same place again
+                if isinstance(error, OSError) and is_unreadable(error) and self._segment is not None:
+                    raise self._damage(f"cannot be read: {error.strerror}") from error
+                raise
         return frames
 
     def is_near_end(self) -> bool:
@@ -110,12 +112,15 @@ class Cursor:
         """Go to the frame that holds revision `after + 1`, or the next one where a file could not be opened."""
         wanted = self._next_revision or self._after + 1
         segment = self._find(wanted)
-        self._enter(segment, segment.near(wanted))
         try:
+            self._enter(segment, segment.near(wanted))
             self._walk_to(wanted, segment)
-        except BaseException:
+        except BaseException as error:
+            at = (self._offset, self._next_revision) if self._segment is segment else (segment.size, wanted)
             self.close()
             self._next_revision = wanted  # a later read must not begin on the way
+            if isinstance(error, OSError) and is_unreadable(error):
+                raise CorruptLog(segment.path, *at, f"cannot be read: {error.strerror}") from error
             raise
 
     def _walk_to(self, wanted: int, segment: Segment) -> None:
@@ -132,7 +137,7 @@ class Cursor:
     def _read_chunk(self, segment: Segment, upto_revision: int, bytes_max: int, frames: list[fmt.Frame]) -> int:
         """Take the frames that lie whole in one read of the file; give the size of their payloads."""
         base = self._offset
-        data = read_at(self._fd, min(_CHUNK_BYTES, segment.size - base), base)
+        data = read_at(self._fd, min(_CHUNK_BYTES, segment.size - base), base, in_part=True)
         salt, at, taken = segment.salt, 0, 0
         while self._next_revision <= upto_revision and taken <= bytes_max:
             if len(data) - at < fmt.FRAME_HEADER_SIZE:
@@ -159,6 +164,8 @@ class Cursor:
 
     def _read_large(self, segment: Segment, data: bytes, frames: list[fmt.Frame]) -> int:
         """Take one frame that does not fit into the bytes read, by its own size."""
+        if len(data) < fmt.FRAME_HEADER_SIZE:
+            data = read_at(self._fd, fmt.FRAME_HEADER_SIZE, self._offset)
         header = fmt.decode_frame_header(data, 0, self._offset, segment.salt)
         if header is None:
             raise self._damage("the file ends inside a frame's header")

@@ -123,14 +123,27 @@ def create(path: str, content: bytes) -> int:
     return fd
 
 
-def read_at(fd: int, size: int, offset: int) -> bytes:
-    """Read `size` bytes at `offset`, fewer only at the end of the file. No more is allocated than there is."""
+def is_unreadable(error: OSError) -> bool:
+    """Say whether the disk has lost what was to be read."""
+    return error.errno == errno.EIO
+
+
+def read_at(fd: int, size: int, offset: int, *, in_part: bool = False) -> bytes:
+    """Read `size` bytes at `offset`, fewer only at the end of the file. No more is allocated than there is.
+
+    With `in_part` fewer as well where the disk cannot read on; of its first byte that is an `OSError` all the same.
+    """
     if size > _BLOCK_BYTES:
         # It may come from the file itself, which can be damaged or cut short.
         size = min(size, max(os.fstat(fd).st_size - offset, 0))
     data = os.pread(fd, size, offset)
     while data and len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
+        try:
+            more = os.pread(fd, size - len(data), offset + len(data))
+        except OSError as error:
+            if in_part and is_unreadable(error):
+                break
+            raise
         if not more:
             break
         data += more

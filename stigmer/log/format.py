@@ -38,6 +38,14 @@ class SegmentHeader(NamedTuple):
     created_s: int
 
 
+_CREATED_S_MAX = (1 << 32) - 1
+
+
+def created_s(time_s: float) -> int:
+    """Give a time, in seconds since 1970, as a segment's header holds it: the nearest to it, where it does not fit."""
+    return min(max(int(time_s), 0), _CREATED_S_MAX)
+
+
 def segment_name(first_revision: int) -> str:
     """Give the file name of the segment that begins at a revision."""
     return f"{first_revision:020d}{SEGMENT_SUFFIX}"

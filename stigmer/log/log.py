@@ -294,6 +294,12 @@ class Log:
                     frames += header.event_count > 0
                     if frames % _FRAMES_PER_STEP == 0:
                         yield scan.revision - 1, frames
+            except OSError as error:
+                if not files.is_unreadable(error):
+                    raise
+                raise CorruptLog(
+                    segment.path, scan.offset, scan.revision, f"cannot be read: {error.strerror}"
+                ) from error
             finally:
                 os.close(fd)
             if scan.problem is not None or scan.offset != end:
@@ -347,7 +353,7 @@ class Log:
 
 def _create_segment(directory: str, store_id: bytes, first_revision: int) -> tuple[Segment, int]:
     """Create a segment durably; give it with a descriptor to write it."""
-    header = fmt.SegmentHeader(store_id, uuid.uuid4().bytes, first_revision, int(time.time()))
+    header = fmt.SegmentHeader(store_id, uuid.uuid4().bytes, first_revision, fmt.created_s(time.time()))
     segment = Segment(directory, header)
     segment.start_index([])
     return segment, files.create(segment.path, fmt.encode_segment_header(header))

@@ -17,7 +17,7 @@ from stigmer import config
 from stigmer.errors import CorruptLog
 from stigmer.log import compression, delta
 from stigmer.log import format as fmt
-from stigmer.log.files import read_at
+from stigmer.log.files import is_unreadable, read_at
 from stigmer.log.segment import INDEX_SPACING_BYTES, Segment
 
 
@@ -180,11 +180,16 @@ class _Blocks:
         offset, header = found
         at = offset - self._start + fmt.FRAME_HEADER_SIZE
         stored = self._data[at : at + header.payload_size]
+        problem = "the payload's checksum does not match"
         if len(stored) < header.payload_size:
-            stored = read_at(self._fd, header.payload_size, offset + fmt.FRAME_HEADER_SIZE)
+            try:
+                stored = read_at(self._fd, header.payload_size, offset + fmt.FRAME_HEADER_SIZE)
+            except OSError as error:
+                if not is_unreadable(error):
+                    raise
+                problem = f"cannot be read: {error.strerror}"
         base = StoredFrame(offset, header, stored)
         if len(stored) < header.payload_size or fmt.crc32c(0, stored) != header.payload_crc:
-            problem = "the payload's checksum does not match"
             raise _damage(segment, base, f"{problem}, and revision {frame.header.first_revision} is stored against it")
         return base
 
@@ -194,7 +199,8 @@ class _Blocks:
             return
         segment = self._segment
         # Frames between two entries begin no further than this from the first of them.
-        data = read_at(self._fd, min(INDEX_SPACING_BYTES + fmt.FRAME_HEADER_SIZE, segment.size - start), start)
+        size = min(INDEX_SPACING_BYTES + fmt.FRAME_HEADER_SIZE, segment.size - start)
+        data = read_at(self._fd, size, start, in_part=True)
         self._start, self._data, self._frames, self._damage = start, data, {}, None
         at = 0
         while at + fmt.FRAME_HEADER_SIZE <= len(data):
@@ -207,6 +213,8 @@ class _Blocks:
                 self._frames[revision] = (start + at, header)
             at += fmt.FRAME_HEADER_SIZE + header.payload_size
             revision += header.event_count
+        if len(data) < size:
+            self._damage = CorruptLog(segment.path, start + at, revision, "cannot be read, or lies behind what cannot")
 
 
 def _head_of(frame: StoredFrame, segment: Segment) -> tuple[fmt.EncodedHead, int]:

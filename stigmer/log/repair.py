@@ -19,6 +19,7 @@ from typing import NamedTuple
 from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
 from stigmer.log.files import read_at, sync_directory
+from stigmer.log.recovery import Watermark
 from stigmer.log.rewrite import SegmentRewriter
 from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
 from stigmer.model import FoldProgress, ProgressCallback
@@ -26,6 +27,7 @@ from stigmer.model import FoldProgress, ProgressCallback
 _CHUNK_BYTES = 1024 * 1024
 # Of a segment whose header is damaged: it can be neither checked nor read.
 _NO_ID = bytes(16)
+_NEVER_NS = (1 << 63) - 1
 
 Filler = Callable[[int, int], Sequence[tuple[bytes, int]]]
 """Gives the payloads, with their event counts, that stand for lost revisions, of which the first and last are given."""
@@ -66,6 +68,14 @@ class _Part(NamedTuple):
     """The first revision of the next one; None for the last."""
 
 
+class _Damaged(NamedTuple):
+    """A segment that is to be written anew."""
+
+    part: _Part
+    time_ns: int | None
+    """Of the last whole commit before it; None where there is none."""
+
+
 class Examination(NamedTuple):
     """What was found."""
 
@@ -75,23 +85,30 @@ class Examination(NamedTuple):
     torn: Torn | None
     revision: int
     """The last one of the log as it would be after a repair."""
-    parts: list[_Part]
-    damaged: list[_Part]
+    store_id: bytes
+    first_time_ns: int
+    """Of the first commit that is whole; where none is, behind all times."""
+    known: int
+    """The last revision that views of this store prove to have been durable; 0 where there are none."""
+    damaged: list[_Damaged]
 
 
-def examine(directory: str, watermark: int, progress: ProgressCallback | None = None) -> Examination:
+def examine(directory: str, watermark: Watermark | None, progress: ProgressCallback | None = None) -> Examination:
     """Read a whole log and find everything that is damaged; `watermark` is what the views prove to have been durable.
 
     Raises `CorruptLog` for what cannot be repaired but by hand, with a hint, and `NewerFormat`.
     """
-    parts = _parts(directory)
+    parts, store_id = _parts(directory)
+    known = watermark.revision if watermark is not None and watermark.store_id == store_id else 0
     damages: list[Damage] = []
-    damaged: list[_Part] = []
+    damaged: list[_Damaged] = []
     torn: Torn | None = None
     revision = 0
+    first_time_ns = _NEVER_NS
+    time_ns: int | None = None
     for number, part in enumerate(parts, 1):
-        found_before = len(damages)
-        for piece in _pieces(part, watermark):
+        found_before, time_before_ns = len(damages), time_ns
+        for piece in _pieces(part, known):
             if isinstance(piece, Damage):
                 damages.append(piece)
                 revision = piece.lost.last if piece.lost is not None else revision
@@ -99,25 +116,26 @@ def examine(directory: str, watermark: int, progress: ProgressCallback | None = 
                 torn = piece
             else:
                 revision = piece[0].first_revision + piece[0].event_count - 1
+                time_ns = piece[0].time_ns
+                first_time_ns = min(first_time_ns, time_ns)
         if len(damages) > found_before:
-            damaged.append(part)
+            damaged.append(_Damaged(part, time_before_ns))
         if progress is not None:
             progress(FoldProgress("examine", number, len(parts)))
-    return Examination(damages, _merged(damages), torn, revision, parts, damaged)
+    return Examination(damages, _merged(damages), torn, revision, store_id, first_time_ns, known, damaged)
 
 
-def rewrite(directory: str, kept: str, examination: Examination, watermark: int, filler: Filler) -> None:
+def rewrite(directory: str, kept: str, examination: Examination, filler: Filler) -> None:
     """Write the damaged segments anew, with what is whole in them; the originals go to the folder `kept`.
 
     A crash in between leaves each of them either as it was or repaired; examined again, the rest is found.
     """
-    store_id = next(part.segment.header.store_id for part in examination.parts if part.is_readable)
     os.makedirs(kept, mode=0o700)
     rewriters: list[SegmentRewriter] = []
     try:
-        for part in examination.damaged:
-            rewriters.append(_rewritten(directory, store_id, part, watermark, filler))
-            if part.is_there:
+        for damaged in examination.damaged:
+            rewriters.append(_rewritten(directory, examination, damaged, filler))
+            if (part := damaged.part).is_there:
                 _keep(part.segment.path, os.path.join(kept, part.segment.name))
         sync_directory(kept)
         sync_directory(os.path.dirname(directory))
@@ -128,14 +146,18 @@ def rewrite(directory: str, kept: str, examination: Examination, watermark: int,
             rewriter.discard()
 
 
-def _rewritten(directory: str, store_id: bytes, part: _Part, watermark: int, filler: Filler) -> SegmentRewriter:
-    rewriter = SegmentRewriter(directory, store_id, part.segment.first_revision, part.segment.header.created_s)
-    time_ns = part.segment.header.created_s * 1_000_000_000
+def _rewritten(directory: str, examination: Examination, damaged: _Damaged, filler: Filler) -> SegmentRewriter:
+    part, time_ns = damaged
+    header = part.segment.header
+    rewriter = SegmentRewriter(directory, examination.store_id, header.first_revision, header.created_s)
     try:
-        for piece in _pieces(part, watermark):
+        for piece in _pieces(part, examination.known):
             if isinstance(piece, Torn):
                 break
             if isinstance(piece, Damage):
+                # What stands for a loss has the time of the commit before it, for times never go back.
+                if time_ns is None:
+                    time_ns = min(header.created_s * 1_000_000_000, examination.first_time_ns)
                 revision = piece.lost.first if piece.lost is not None else 0
                 for payload, event_count in filler(*piece.lost) if piece.lost is not None else ():
                     crc = fmt.crc32c(0, payload)
@@ -169,8 +191,8 @@ def _keep(path: str, copy: str) -> None:
 # --- segments --------------------------------------------------------------------------------------------
 
 
-def _parts(directory: str) -> list[_Part]:
-    """Give the segments in order, and what is missing between them."""
+def _parts(directory: str) -> tuple[list[_Part], bytes]:
+    """Give the segments in order, with what is missing before them, and the id of their store."""
     segments: list[tuple[Segment, bool]] = []
     for name in sorted(os.listdir(directory)):
         stem = name.removesuffix(fmt.SEGMENT_SUFFIX)
@@ -199,7 +221,7 @@ def _parts(directory: str) -> list[_Part]:
         parts.append(_Part(segment, True, is_readable, following))
         # What it ends with is seen when it is read; where the next one begins is what counts here.
         revision = following if following is not None else revision
-    return parts
+    return parts, store_id
 
 
 def _segment(directory: str, path: str, first_revision: int) -> tuple[Segment, bool]:
@@ -208,7 +230,7 @@ def _segment(directory: str, path: str, first_revision: int) -> tuple[Segment, b
     except CorruptLog as error:
         if "named so" in error.problem:
             raise CorruptLog(path, 0, first_revision, error.problem, hint="give the file its name back") from error
-        created_s = int(os.stat(path).st_mtime)
+        created_s = fmt.created_s(os.stat(path).st_mtime)
         return Segment(directory, fmt.SegmentHeader(_NO_ID, _NO_ID, first_revision, created_s)), False
     return Segment(directory, header), True
 

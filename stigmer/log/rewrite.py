@@ -66,9 +66,11 @@ class SegmentRewriter:
 
     def discard(self) -> None:
         """Remove what was written and not published."""
-        self._file.close()
-        if os.path.exists(self._temporary):
-            os.unlink(self._temporary)
+        try:
+            self._file.close()
+        finally:
+            if os.path.exists(self._temporary):
+                os.unlink(self._temporary)
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)

@@ -139,7 +139,7 @@ class FrameScan:
     """Reads the frames of a file one after the other, as far as they are whole.
 
     When the iteration has ended, `offset` and `revision` say where, and `problem` says why: None where the file
-    ends behind a whole frame.
+    ends behind a whole frame. Of a frame that the disk cannot read nobody knows what it is: that is an `OSError`.
     """
 
     def __init__(self, fd: int, segment: Segment, offset: int, revision: int, end: int | None = None) -> None:
@@ -158,7 +158,7 @@ class FrameScan:
         while self._end is None or self.offset < self._end:
             at = self.offset - base
             if len(data) - at < fmt.FRAME_HEADER_SIZE:
-                data, base, at = read_at(self._fd, _CHUNK_BYTES, self.offset), self.offset, 0
+                data, base, at = self._read(fmt.FRAME_HEADER_SIZE), self.offset, 0
                 if not data:
                     return
             header = fmt.decode_frame_header(data, at, self.offset, salt)
@@ -169,7 +169,7 @@ class FrameScan:
             fmt.check_flags(header, self._segment.path)
             size = fmt.FRAME_HEADER_SIZE + header.payload_size
             if len(data) - at < size:
-                data, base, at = read_at(self._fd, max(size, _CHUNK_BYTES), self.offset), self.offset, 0
+                data, base, at = self._read(size), self.offset, 0
             payload = data[at + fmt.FRAME_HEADER_SIZE : at + size]
             self.problem = _problem_of(header, payload, self.revision)
             if self.problem is not None:
@@ -178,6 +178,12 @@ class FrameScan:
             self.offset += size
             self.revision += header.event_count
             yield frame_offset, header, payload
+
+    def _read(self, size: int) -> bytes:
+        """Read so much at the place of the next frame, and what is behind it as far as the disk gives it."""
+        data = read_at(self._fd, max(size, _CHUNK_BYTES), self.offset, in_part=True)
+        # Short at the end of the file, or, which raises, of what the disk can read.
+        return data if len(data) >= size else read_at(self._fd, size, self.offset)
 
 
 def _problem_of(header: fmt.FrameHeader, payload: bytes, revision: int) -> str | None:

@@ -110,7 +110,11 @@ def put_back(directory: str, point: Point) -> None:
         os.close(fd)
         raise
     # The fold of the tail reads pages all over a file of which a power cut has left nothing in memory.
-    threading.Thread(target=_read_ahead, args=(fd,), name="stigmer-reader", daemon=True).start()
+    reader = threading.Thread(target=_read_ahead, args=(fd,), name="stigmer-reader", daemon=True)
+    try:
+        reader.start()
+    except RuntimeError:  # no more threads: it takes longer
+        os.close(fd)
 
 
 def _read_ahead(fd: int) -> None:
@@ -168,7 +172,7 @@ class Checkpointer:
         # Belong to the thread that takes one, while one is under way, else to the writing thread.
         self._content = self._read()  # of the small file, as it is on disk
         self._held: Held | None = None  # the state that it names
-        self._is_full = False  # whether the last time the disk was
+        self._is_missed = False  # whether the last one could not be taken, for want of something that passes
         self.failure: StigmerError | None = None
         # The writing thread's own.
         self._is_lost = False  # whether a write might go over pages of the state that the small file names
@@ -179,10 +183,11 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        """Whether so much has changed since the last one that there should be another."""
+        """Whether so much has changed since the last one that there should be another, or that one was missed."""
         progress = self._progress()
         return (
-            progress.revision - self._begun.revision >= config.CHECKPOINT_EVENTS
+            self._is_missed
+            or progress.revision - self._begun.revision >= config.CHECKPOINT_EVENTS
             or progress.folded_bytes - self._begun.folded_bytes >= config.CHECKPOINT_BYTES
             or self._environment.size - self._begun_bytes >= config.CHECKPOINT_GROWTH_BYTES
         )
@@ -190,11 +195,14 @@ class Checkpointer:
     def take_now(self) -> None:
         """Take one, and wait until it is durable. Raises `DiskFull`; `StorageFailed`, after which none is taken."""
         self.wait()
+        if self.failure is not None:
+            # A sync that succeeds after one that failed proves nothing.
+            raise self.failure.with_traceback(None)
         held = self._begin()
         try:
             self._make_durable(held, self._begun.revision)
         except StorageFailed as error:
-            self._disown(error)
+            self.disown(error)
             raise
         self._is_lost = False
 
@@ -209,9 +217,9 @@ class Checkpointer:
         )
         try:
             thread.start()
-        except RuntimeError as error:  # no more threads: the next flush tries again
-            _logger.warning("no synced checkpoint of the views can be taken: %s", error)
+        except RuntimeError as error:  # no more threads
             self._environment.release(held)
+            self._miss(error)
             self._idle.set()
 
     def wait(self) -> None:
@@ -235,18 +243,19 @@ class Checkpointer:
     def _run(self, held: Held, revision: int, fail: Callable[[StigmerError], None]) -> None:
         try:
             self._make_durable(held, revision)
-            if self._is_full:
-                _logger.warning("synced checkpoints of the views can be written again")
-            self._is_full = False
         except DiskFull as error:
-            if not self._is_full:
-                _logger.error("no synced checkpoint of the views can be written: %s", error)
-            self._is_full = True
+            self._miss(error)
         except StigmerError as error:
-            self._disown(error)
+            self.disown(error)
             fail(error)
         finally:
             self._idle.set()
+
+    def _miss(self, error: Exception) -> None:
+        """Leave the one before in force; the next flush tries again."""
+        if not self._is_missed:
+            _logger.error("no synced checkpoint of the views can be written: %s", error)
+        self._is_missed = True
 
     def _make_durable(self, held: Held, revision: int) -> None:
         """Sync, have the small file name the state, durably, and let go of the one before."""
@@ -261,16 +270,26 @@ class Checkpointer:
         before, self._held = self._held, held
         if before is not None:
             self._environment.release(before)
+        if self._is_missed:
+            _logger.warning("synced checkpoints of the views can be written again")
+        self._is_missed = False
 
     def _write(self, content: bytes) -> None:
         try:
             os.close(files.create(self._path, content))
         except OSError as error:
-            if error.errno in files.FULL and self._read() == self._content:
+            if error.errno in files.FULL and self._is_as_before():
                 raise DiskFull(self._environment.directory) from error
             # Where only the sync of the directory failed, the disk may have either of two.
             raise StorageFailed(self._path, "write", str(error)) from error
         self._content = content
+
+    def _is_as_before(self) -> bool:
+        """Say whether a write that failed has left the small file alone."""
+        try:
+            return self._read() == self._content
+        except OSError:
+            return False
 
     def _read(self) -> bytes:
         try:
@@ -279,8 +298,11 @@ class Checkpointer:
         except FileNotFoundError:
             return b""
 
-    def _disown(self, error: StigmerError) -> None:
-        """See to it that the next open does not believe LMDB's file, of which nobody knows what the disk has."""
+    def disown(self, error: StigmerError) -> None:
+        """See to it that the next open does not believe LMDB's file, of which nobody knows what the disk has.
+
+        Only while none is under way, or on its thread.
+        """
         self.failure = error
         with suppress(OSError):
             os.unlink(self._path)

@@ -124,7 +124,7 @@ class Generation:
                 clean = clean and self._checkpointer.failure is None
             if clean:
                 # The mark is a file of its own, made after the sync: LMDB could not order it behind its own pages.
-                self.environment.sync()
+                self._sync()
                 os.close(files.create(self._clean_path, blocks.checksums_of(data_path(self.directory))))
                 checkpoint.remove(self.directory)
         except OSError as error:
@@ -132,6 +132,14 @@ class Generation:
                 raise StorageFailed(self._clean_path, "create", str(error)) from error
         finally:
             self.environment.close()
+
+    def _sync(self) -> None:
+        try:
+            self.environment.sync()
+        except StorageFailed as error:
+            if self._checkpointer is not None:
+                self._checkpointer.disown(error)
+            raise
 
     def keep(self) -> None:
         """Close it so that, while its page cache lasts, `aside` finds it as it is now."""
@@ -192,6 +200,9 @@ def open_serving(views_directory: str, map_bytes: int, notes: list[str]) -> tupl
             _note(notes, number, error)
             generation.close()
             continue
+        except BaseException:
+            generation.close()
+            raise
         if revision is not None:
             notes.append(
                 f"the machine or its disk went away while generation {number} of the views was in use; "
@@ -350,6 +361,28 @@ def remove_others(views_directory: str, kept: int) -> None:
     for number in numbers(views_directory):
         if number != kept:
             shutil.rmtree(os.path.join(views_directory, str(number)), ignore_errors=True)
+
+
+def remove_all(views_directory: str) -> None:
+    """Delete every generation, durably, with what a verify that was interrupted has left. Raises `OSError`."""
+    if not os.path.isdir(views_directory):
+        return
+    for name in (*map(str, numbers(views_directory)), _ASIDE):
+        directory = os.path.join(views_directory, name)
+        if os.path.isdir(directory):
+            shutil.rmtree(directory)
+    files.sync_directory(views_directory)
+
+
+def remove_unfinished(views_directory: str) -> None:
+    """Delete what never came to serve, or was given up, so that builds which are cut short do not pile up.
+
+    Those that served stay until there is another one: they may have what a damaged log has lost.
+    """
+    for number in numbers(views_directory):
+        directory = os.path.join(views_directory, str(number))
+        if not any(os.path.exists(os.path.join(directory, name)) for name in (checkpoint.FILE, _CLEAN_FILE)):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _schema() -> str:

@@ -1,4 +1,4 @@
-"""docs/CLI.md and the help name every command and every option."""
+"""docs/CLI.md and the help name every command and every option; the limits that pages give are those of the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stigmer import config
 from stigmer.cli.options import Group, global_options
 from stigmer.cli.root import root
 
-DOCS = (Path(__file__).parents[2] / "docs" / "CLI.md").read_text()
+PAGES = Path(__file__).parents[2] / "docs"
+DOCS = (PAGES / "CLI.md").read_text()
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -28,6 +29,44 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 COMMANDS = dict(walk(root))
+
+
+def shown(size_bytes: int) -> str:
+    """Write a size as the pages do."""
+    unit = next(one for one in ("GIB", "MIB", "KIB") if size_bytes % getattr(config, one) == 0)
+    return f"{size_bytes // getattr(config, unit)} {unit[0]}i{unit[2]}"
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        (
+            "ARCHITECTURE.md",
+            f"after {config.UNFLUSHED_EVENTS_MAX:,} events, {config.UNFLUSHED_ENTRIES_MAX:,} entries, "
+            f"{shown(config.UNFLUSHED_BYTES_MAX)} of commits",
+        ),
+        (
+            "ARCHITECTURE.md",
+            f"every {config.CHECKPOINT_EVENTS:,} events, {shown(config.CHECKPOINT_BYTES)} of commits or "
+            f"{shown(config.CHECKPOINT_GROWTH_BYTES)}",
+        ),
+        ("ARCHITECTURE.md", f"at least {shown(config.OPEN_CHECK_BYTES)} in all"),
+        ("ARCHITECTURE.md", f"The map begins with {shown(config.MAP_BYTES_DEFAULT)}"),
+        ("FORMAT.md", f"at most **{config.CHAIN_FRAMES_MAX} deltas**"),
+        ("FORMAT.md", f"at most **{shown(config.CHAIN_BYTES_MAX)} on disk"),
+        ("FORMAT.md", f"in memory ({shown(config.LINEAGES_BYTES_MAX)} of them)"),
+        ("FORMAT.md", f"A commit of {shown(config.DELTA_BYTES_MIN)} or more"),
+        ("FORMAT.md", f"larger than {shown(config.VIEWS_CHECK_BYTES_MAX)}"),
+        ("FORMAT.md", f"The last {config.REQUEST_IDS_KEPT:,} commits that had an id"),
+        ("FORMAT.md", f"where there are {config.VIEWS_CHECK_ROWS_MAX:,} rows or fewer"),
+        ("GUARANTEES.md", f"last {config.REQUEST_IDS_KEPT:,} commits that had an id"),
+        ("GUARANTEES.md", f"up to {shown(config.VIEWS_CHECK_BYTES_MAX)}; behind another end"),
+        ("GUARANTEES.md", f"by the open up to {config.VIEWS_CHECK_ROWS_MAX:,} rows"),
+    ],
+)
+def test_limits_in_the_docs_are_those_of_the_code(page: str, sentence: str) -> None:
+    """Whoever changes one changes the other."""
+    assert sentence in " ".join((PAGES / page).read_text().split())
 
 
 @pytest.mark.parametrize("path", COMMANDS)

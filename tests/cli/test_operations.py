@@ -223,6 +223,14 @@ def no_views(shell: Shell) -> None:
     shutil.rmtree(shell.data / "views")
 
 
+def views_of_another(shell: Shell) -> None:
+    shutil.rmtree(shell.data / "views")
+    with Store.open(shell.data.with_name("other")) as other:
+        for number in range(100):
+            other.save("note", f"n{number}", b"x")
+    shutil.copytree(shell.data.with_name("other") / "views", shell.data / "views")
+
+
 def torn_file(shell: Shell) -> None:
     (shell.data / "log" / "00000000000000000001.log.64.torn").write_bytes(b"x")
 
@@ -257,6 +265,7 @@ def nothing(shell: Shell) -> None:
         (newer_log, "log", "fail", "newer stigmer", "upgrade"),
         (open_to_others, "directory", "warn", "open to others (mode 0755)", "chmod 700"),
         (no_views, "views", "warn", "there are none", "folds them"),
+        (views_of_another, "views", "warn", "are of another store", "folds them"),
         (torn_file, "leftovers", "warn", "64.torn", "remove it"),
         (future, "clock", "warn", "ahead of the clock", "timedatectl"),
         (bad_key, "secrets", "fail", "does not hold the base64", "restore it"),

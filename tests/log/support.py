@@ -257,6 +257,20 @@ def set_flags(segment: Path, offset: int, flags: int) -> None:
     overwrite(segment, offset, fmt.encode_frame_header(header._replace(flags=flags), offset, salt))
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, path: Path, offset: int, size_bytes: int = SECTOR_BYTES) -> None:
+    """Make a part of a file one that the disk cannot read any more: what is before it is given, then EIO."""
+    pread, inode = os.pread, path.stat().st_ino
+
+    def read(fd: int, size: int, at: int) -> bytes:
+        if os.fstat(fd).st_ino == inode and at < offset + size_bytes and offset < at + size:
+            if at >= offset:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            size = offset - at
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", read)
+
+
 def copy_log(source: Path, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     return Path(shutil.copytree(source, target))

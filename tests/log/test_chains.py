@@ -365,8 +365,8 @@ def test_reading_one_revision_is_bounded(directory: Path, monkeypatch: pytest.Mo
     log = open_log(directory)
     reads: list[int] = []
 
-    def read_at(fd: int, size: int, offset: int) -> bytes:
-        data = files.read_at(fd, size, offset)
+    def read_at(fd: int, size: int, offset: int, **how: bool) -> bytes:
+        data = files.read_at(fd, size, offset, **how)
         reads.append(len(data))
         return data
 
@@ -393,9 +393,9 @@ def test_reading_in_order_decodes_each_frame_once(directory: Path, monkeypatch: 
     log = open_log(directory)
     reads: list[int] = []
 
-    def read_at(fd: int, size: int, offset: int) -> bytes:
+    def read_at(fd: int, size: int, offset: int, **how: bool) -> bytes:
         reads.append(size)
-        return files.read_at(fd, size, offset)
+        return files.read_at(fd, size, offset, **how)
 
     monkeypatch.setattr(payloads, "read_at", read_at)
     assert read_all(log) == written

@@ -419,19 +419,19 @@ def test_checkpoint_is_due_after_so_much(
         assert point.revision == generation.projector.flushed
 
 
+def failing_sync(fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_failed_sync_is_final_and_the_file_is_not_believed_any_more(
     tmp_path: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a failed fsync of LMDB's file nobody knows what the disk has: it is not used again, in any boot."""
     monkeypatch.setattr(config, "CHECKPOINT_EVENTS", 1)
     Traffic(7).fold_some(generation)
-
-    def failing(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     failed: list[StigmerError] = []
     with monkeypatch.context() as patch:
-        patch.setattr(files, "sync_data", failing)
+        patch.setattr(files, "sync_data", failing_sync)
         generation.checkpoint_if_due(failed.append)
         assert generation._checkpointer is not None
         generation._checkpointer.wait()
@@ -444,17 +444,46 @@ def test_failed_sync_is_final_and_the_file_is_not_believed_any_more(
     assert generations.open_serving(str(tmp_path / "views"), MAP_BYTES, []) is None
 
 
+def test_failed_sync_at_the_close_leaves_nothing_to_believe(
+    tmp_path: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close that cannot make LMDB's file durable leaves no checkpoint in it either, for no sync is tried again."""
+    Traffic(10).fold_some(generation)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_data", failing_sync)
+        with pytest.raises(StorageFailed):
+            generation.close(clean=True)
+    assert sorted(os.listdir(generation.directory)) == ["data.mdb", "lock.mdb"]
+    assert generations.open_serving(str(tmp_path / "views"), MAP_BYTES, []) is None
+
+
+def test_failed_sync_is_not_tried_again_when_the_map_has_grown(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map that grows while the sync of a checkpoint fails does not bring about a second sync, which would succeed."""
+    traffic = Traffic(11)
+    traffic.fold_some(generation)
+    checkpointer = generation._checkpointer
+    assert checkpointer is not None
+    failed: list[StigmerError] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_data", failing_sync)
+        checkpointer.take(failed.append)
+        generation.environment.before_growth()
+        generation.environment._gate.run_alone(generation.environment._grow)
+    assert [type(error) for error in failed] == [StorageFailed]
+    with pytest.raises(StorageFailed):
+        traffic.fold_some(generation)
+    assert sorted(os.listdir(generation.directory)) == ["data.mdb", "lock.mdb"]
+
+
 def test_failed_sync_at_the_open_leaves_no_mark_to_believe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the mark of a clean end nor a checkpoint is left where the first sync of a new owner fails."""
     made = new_generation(tmp_path)
     made.close(clean=True)
     found = generations.open_serving(str(tmp_path), MAP_BYTES, [])
     assert found is not None
-
-    def failing(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(files, "sync_data", failing)
+    monkeypatch.setattr(files, "sync_data", failing_sync)
     with pytest.raises(StorageFailed):
         found[0].serve(STORE, nothing)
     found[0].close()
@@ -498,6 +527,64 @@ def test_full_disk_keeps_the_checkpoint_before_and_is_told_once(
     assert after is not None
     assert after.revision == generation.projector.flushed
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_full_disk_on_which_nobody_knows_what_was_written_is_final(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the small file cannot be read after a write that failed, it may name a state that is not held."""
+    monkeypatch.setattr(config, "CHECKPOINT_EVENTS", 1)
+    Traffic(13).fold_some(generation)
+    checkpointer = generation._checkpointer
+    assert checkpointer is not None
+
+    def full(path: str, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def unreadable() -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    failed: list[StigmerError] = []
+    monkeypatch.setattr(files, "create", full)
+    monkeypatch.setattr(checkpointer, "_read", unreadable)
+    generation.checkpoint_if_due(failed.append)
+    checkpointer.wait()
+    assert [type(error) for error in failed] == [StorageFailed]
+    assert sorted(os.listdir(generation.directory)) == ["data.mdb", "lock.mdb"]
+
+
+@pytest.mark.parametrize("lacks", ["room", "a thread"])
+def test_checkpoint_that_could_not_be_taken_is_due_at_the_next_flush(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """What passes puts a checkpoint off to the next flush, not until as much again was written."""
+    traffic = Traffic(12)
+    checkpointer = generation._checkpointer
+    assert checkpointer is not None
+    monkeypatch.setattr(config, "CHECKPOINT_EVENTS", 200)
+    while not checkpointer.is_due:
+        traffic.fold_some(generation)
+
+    def full(path: str, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        if lacks == "room":
+            patch.setattr(files, "create", full)
+        else:
+            patch.setattr(threading.Thread, "start", no_thread)
+        generation.checkpoint_if_due(must_not_fail)
+        checkpointer.wait()
+    traffic.fold_some(generation)
+    generation.checkpoint_if_due(must_not_fail)
+    checkpointer.wait()
+    point = checkpoint.read(generation.directory)
+    assert point is not None
+    assert point.revision == generation.projector.flushed
+    assert not checkpointer.is_due
 
 
 def test_full_disk_while_the_map_grows_writes_over_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
