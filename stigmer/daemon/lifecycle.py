@@ -336,13 +336,13 @@ class _WaitingParent:
     def _tell(self, message: bytes) -> None:
         if self._fd < 0:
             return
-        with open(self._fd, "wb") as pipe:
-            self._fd = -1
-            try:
+        fd, self._fd = self._fd, -1
+        try:
+            # No buffer, which would be written once more at the close.
+            with open(fd, "wb", buffering=0) as pipe:
                 pipe.write(message)
-                pipe.flush()
-            except BrokenPipeError:
-                pass  # it waits no longer
+        except BrokenPipeError:
+            pass  # it waits no longer
 
 
 # --- in the background -------------------------------------------------------------------------------------

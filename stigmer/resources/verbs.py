@@ -16,7 +16,18 @@ from google.protobuf.message import Message
 
 from stigmer import names
 from stigmer.artifacts import Artifacts
-from stigmer.errors import Conflict, InvalidArgument, KeyRetired, NotFound, StigmerError
+from stigmer.errors import (
+    Closed,
+    Conflict,
+    CorruptLog,
+    CorruptView,
+    InvalidArgument,
+    KeyRetired,
+    NotFound,
+    OutcomeUnknown,
+    StigmerError,
+    StorageFailed,
+)
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import creation, identity, kinds, rules, sealing, status, writing
 from stigmer.resources.creation import Random
@@ -43,6 +54,10 @@ class Stale(Conflict):
 RETRIED = (Stale, KeyRetired)
 """What refuses a write that is then prepared anew."""
 
+UNDECIDED = (OutcomeUnknown, StorageFailed, CorruptLog, CorruptView, Closed)
+"""After these nobody knows whether a write was made. What was prepared for it stays: the log may have the write, which
+needs it. Where it does not, the next start clears it away."""
+
 
 class Write(NamedTuple):
     """A call that writes, ready to be decided."""
@@ -57,7 +72,7 @@ class Write(NamedTuple):
     is_quick: bool = True
     """Whether making the answer only takes the processor, and not for long."""
     undo: Callable[[], None] | None = None
-    """Takes back what was prepared, where nothing was written."""
+    """Takes back what was prepared, where certainly nothing was written."""
 
 
 class Applied(NamedTuple):
@@ -93,7 +108,7 @@ class Resources(Reading):
             try:
                 done = self.store.transact(write.operation, request_id or None)
             except StigmerError as error:
-                if write.undo is not None:
+                if write.undo is not None and not isinstance(error, UNDECIDED):
                     write.undo()
                 if isinstance(error, RETRIED) and attempt < ATTEMPTS:
                     continue
