@@ -11,7 +11,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-
 from typed.support import Refused, Services, make, skill_zip
 
 import stigmer.aio
@@ -148,11 +147,12 @@ def test_what_a_write_of_unknown_outcome_needs_is_kept(tmp_path: Path) -> None:
     for name in ("environment", "skill"):
         wrapper = with_strace(tmp_path / name, "error=EIO")
         with DaemonProcess(tmp_path / name, wrapper=wrapper) as process, Services(process.address) as services:
+            save = {
+                "environment": lambda to: to.environment.create(wanted),
+                "skill": lambda to: to.skill.push(name="Pushed", artifact=artifact),
+            }
             with pytest.raises(Refused, match="storage failed"):
-                if name == "environment":
-                    services.environment.create(wanted)
-                else:
-                    services.skill.push(name="Pushed", artifact=artifact)
+                save[name](services)
             assert process.wait() == 1
     with DaemonProcess(tmp_path / "environment") as process, connect(process.address) as client:
         (saved,) = client.resources.list("environment").resources
