@@ -28,7 +28,9 @@ class Work(msgspec.Struct, frozen=True):
 
 def begin(directory: str, work: Work) -> None:
     """Mark a directory, durably."""
-    os.close(files.create(os.path.join(directory, FILE), msgspec.json.encode(work) + b"\n"))
+    # A path in the command may hold bytes that are no UTF-8, as lone surrogates.
+    told = msgspec.structs.replace(work, command=work.command.encode("utf-8", "backslashreplace").decode())
+    os.close(files.create(os.path.join(directory, FILE), msgspec.json.encode(told) + b"\n"))
 
 
 def end(directory: str) -> None:

@@ -165,17 +165,29 @@ def backup_source(invocation: Invocation) -> Iterator[tuple[BackupPoint, Callabl
 
     with reader(invocation) as store:
         if isinstance(store, Client):
-            with store.hold_for_backup() as (point, check_hold):
+            with store.hold_for_backup() as (told, check_hold):
+                point = _as_typed(told, invocation.data_dir)
                 _check_here(point)
                 yield point, check_hold
         else:
             import msgspec
 
             from stigmer.vault import master_key_place
+            from stigmer.wire import path_text
 
             point = store.backup_point()
-            place = master_key_place(point.data_dir, invocation.key_file, invocation.environ)
+            place = path_text(master_key_place(point.data_dir, invocation.key_file, invocation.environ))
             yield msgspec.structs.replace(point, master_key=place), lambda: None
+
+
+def _as_typed(point: BackupPoint, data_dir: str) -> BackupPoint:
+    """Give what a daemon has told with the path of our own data directory: what is not UTF-8 in it travels escaped."""
+    import msgspec
+
+    from stigmer.wire import path_text
+
+    same = path_text(data_dir) == point.data_dir
+    return msgspec.structs.replace(point, data_dir=data_dir) if same else point
 
 
 def _check_here(point: BackupPoint) -> None:

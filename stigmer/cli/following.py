@@ -112,7 +112,7 @@ def follow(invocation: Invocation, client: Client, resource_kind: str, id: str, 
         raise NotFound(resource_kind, id, message=f"{resource_kind}/{id} was deleted") from error
     except KeyboardInterrupt:
         shown.end()
-        invocation.say(f"\nresume with: stigmer logs -f {id}")
+        invocation.say(f"\nresume with: {invocation.command('logs', '-f', id)}")
         raise
     finally:
         shown.end()

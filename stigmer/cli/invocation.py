@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from stigmer.config import Setting, Tls
 
 
+_WHERE = ("addr", "data-dir", "token-file", "tls-ca", "tls-cert", "tls-key")
+"""The options that say which daemon is meant, and how to get to it."""
+
+
 class Invocation:
     """The settings of one call, by the precedence option, environment, file, default."""
 
@@ -66,6 +70,10 @@ class Invocation:
             where = f"line {mark.line + 1}: " if mark is not None else ""
             problem = error.problem if isinstance(error, MarkedYAMLError) else str(error).splitlines()[0]
             raise InvalidArgument(str(path), f"{where}not YAML: {problem}") from error
+        except RecursionError as error:
+            raise InvalidArgument(str(path), "has too many lists and maps inside each other") from error
+        except (ValueError, OverflowError) as error:  # such as a date that there is none of
+            raise InvalidArgument(str(path), f"has a value that cannot be read: {error}") from error
         return content if isinstance(content, Mapping) else {}
 
     def _named(self, setting: Setting) -> str:
@@ -200,12 +208,29 @@ class Invocation:
         setting = self.setting(name)
         return None if setting.origin == "default" else self._path(setting, "a file")
 
+    def command(self, *words: str) -> str:
+        """Write a command that means the same daemon as this one, to be typed as it is."""
+        import shlex
+
+        where = [(f"--{name}", self.given[name]) for name in _WHERE if name in self.given]
+        return shlex.join(["stigmer", *words, *(word for pair in where for word in pair)])
+
     def say(self, text: str) -> None:
-        """Write a remark to stderr, unless told to be quiet."""
+        """Write a remark to stderr, unless told to be quiet. Where nobody can read it, that is no reason to fail."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            _remark(text)
 
     def say_more(self, text: str) -> None:
         """Write a remark to stderr if asked to say more."""
         if self.verbose:
-            print(text, file=sys.stderr)
+            _remark(text)
+
+
+def _remark(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # Its reader has gone, or the disk under it is full. What is buffered would fail again, at the end.
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)

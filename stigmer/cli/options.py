@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,18 @@ class GlobalOption(click.Option):
             context.ensure_object(Invocation).given[parameter.name.replace("_", "-")] = value
 
 
+def text_of(typed: str) -> str:
+    """Give what the command line or the environment has as text, where the locale did not take it for one.
+
+    Raises `UnicodeDecodeError` where it is no UTF-8.
+    """
+    try:
+        typed.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(typed).decode()
+    return typed
+
+
 def global_options() -> list[click.Parameter]:
     """Make the global options anew, for one command."""
     return [
@@ -79,6 +92,26 @@ def _write_help(command: click.Command, context: click.Context, formatter: click
             formatter.write_dl(rows)
 
 
+def _as_text(parameter: click.Parameter, context: click.Context) -> None:
+    """Take what was typed for UTF-8 whatever the locale is, but for paths; refuse what is none.
+
+    It is not repeated: it may be a secret.
+    """
+    name = parameter.name or ""
+    given = context.params.get(name)
+    if isinstance(parameter.type, click.Path) or not isinstance(given, str | tuple):
+        return
+    try:
+        read = tuple(
+            text_of(one) if isinstance(one, str) else one for one in (given if isinstance(given, tuple) else (given,))
+        )
+    except UnicodeDecodeError:
+        error = click.BadParameter("it is not UTF-8 text", context, parameter)
+        error.add_note("type it in UTF-8, or set the terminal to UTF-8")
+        raise error from None
+    context.params[name] = read if isinstance(given, tuple) else read[0]
+
+
 class Command(click.Command):
     """A command: its own options, then the global ones."""
 
@@ -89,6 +122,8 @@ class Command(click.Command):
     def invoke(self, context: click.Context) -> Any:
         """Run the command, once it is sure that its answer can be printed: a wrong `-o` must not come after a save."""
         context.ensure_object(Invocation).check_printing()
+        for parameter in self.params:
+            _as_text(parameter, context)
         return super().invoke(context)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:

@@ -29,7 +29,8 @@ def run(arguments: Sequence[str]) -> int:
             # A terminal that cannot show a character shows its escape; it is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty() and not os.environ.get("PYTHONIOENCODING"):
-        sys.stdout.reconfigure(encoding="utf-8")  # JSON and YAML that are read by programs have no escapes of ours
+        # JSON and YAML that are read by programs have no escapes of ours, but for paths that are no text.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     # gRPC's own log lines say in its words what our errors say in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     invocation = Invocation()
@@ -97,6 +98,9 @@ def _run(root: click.Group, arguments: Sequence[str], invocation: Invocation) ->
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EIO, errno.EFBIG) and error.filename is None:
             raise  # standard output, as in `stigmer list > /full/disk`
+        if isinstance(error, FileNotFoundError) and _folder_is_gone():
+            print_error("the folder that this was called in is gone", "cd to one that is there", _color(invocation))
+            return ExitCode.FAILED
         if error.filename is None:
             return _report_bug(error, invocation)
         print_error(f"{error.filename}: {error.strerror}", None, _color(invocation))
@@ -104,6 +108,14 @@ def _run(root: click.Group, arguments: Sequence[str], invocation: Invocation) ->
         return ExitCode.FAILED
     except Exception as error:
         return _report_bug(error, invocation)
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _sentence(error: click.UsageError) -> str:

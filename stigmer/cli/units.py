@@ -14,7 +14,7 @@ _BYTES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 <<
 
 _duration_matches = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)").fullmatch
 _fraction_in = re.compile(r":[0-9]{2}\.([0-9]{1,9})(?![0-9])").search
-_size_matches = re.compile(r"(\d+)\s*([a-z]*)").fullmatch
+_size_matches = re.compile(r"(\d{1,18})\s*([a-z]*)").fullmatch
 
 
 def parse_duration(text: str, field: str) -> float:

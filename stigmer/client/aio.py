@@ -107,8 +107,11 @@ class Client:
             return
         if self._closed.is_set():
             raise Closed("client")
-        if self._attaching is None:
+        # One that is done has failed, and those who waited for it are told, or gone.
+        if self._attaching is None or self._attaching.done():
             self._attaching = asyncio.create_task(self._attach())
+            # Looked at, so that asyncio does not report what nobody waits for any more.
+            self._attaching.add_done_callback(lambda task: task.cancelled() or task.exception())
         attaching = self._attaching
         try:
             # Shielded: one caller that is cancelled does not take the connection from the others.

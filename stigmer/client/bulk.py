@@ -43,6 +43,7 @@ class BulkWriter:
         self._bytes_max = max_bytes_in_flight
         self._progress = progress
         self._stream: WriteStream | None = None
+        self._opening = asyncio.Lock()
         self._written = 0
         self._acknowledged = 0
         self._failed = 0
@@ -85,7 +86,9 @@ class BulkWriter:
     async def commit(self, changes: Sequence[Save | Delete], request_id: str | None = None) -> None:
         """Queue changes as one atomic commit. Raises at once what is wrong with the arguments."""
         if self._stream is None:
-            self._stream = await self._open_stream(self._bytes_max)
+            async with self._opening:  # callers that come together open one stream
+                if self._stream is None:
+                    self._stream = await self._open_stream(self._bytes_max)
         write = await self._stream.put(changes, request_id or self._request_ids.next())
         write.future.add_done_callback(functools.partial(self._take_answer, self._written))
         self._written += 1

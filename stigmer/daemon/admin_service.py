@@ -114,7 +114,7 @@ class AdminService:
                     store_id=point.store_id,
                     data_dir=wire.path_text(point.data_dir),
                     segments=map(_segment, point.segments),
-                    master_key=self._resources.vault.master_key_place,
+                    master_key=wire.path_text(self._resources.vault.master_key_place),
                 ).SerializeToString()
             )
             await self._ended.wait()

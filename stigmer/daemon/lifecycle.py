@@ -58,6 +58,8 @@ _READY_FD_VARIABLE = "STIGMER_READY_FD"
 _READY = b"R"
 _FAILED = b"E"
 
+_POLL_MILLISECONDS_MAX = (1 << 31) - 1
+
 _FAILURE_GRACE_SECONDS = 1.0
 """How long a daemon whose storage failed lets its last answers go out."""
 
@@ -336,13 +338,13 @@ class _WaitingParent:
     def _tell(self, message: bytes) -> None:
         if self._fd < 0:
             return
-        with open(self._fd, "wb") as pipe:
-            self._fd = -1
-            try:
+        fd, self._fd = self._fd, -1
+        try:
+            # No buffer, which would be written once more at the close.
+            with open(fd, "wb", buffering=0) as pipe:
                 pipe.write(message)
-                pipe.flush()
-            except BrokenPipeError:
-                pass  # it waits no longer
+        except BrokenPipeError:
+            pass  # it waits no longer
 
 
 # --- in the background -------------------------------------------------------------------------------------
@@ -410,12 +412,17 @@ def _read_until_closed(fd: int, timeout: float) -> bytes | None:
     poll.register(fd, select.POLLIN)
     message = b""
     while True:
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not poll.poll(_milliseconds(deadline - time.monotonic())):
             return None
         part = os.read(fd, 65536)
         if not part:
             return message
         message += part
+
+
+def _milliseconds(seconds: float) -> float:
+    """Give a time as `poll` takes it, which is three weeks at the most."""
+    return min(max(0.0, seconds) * 1000, _POLL_MILLISECONDS_MAX)
 
 
 def stop_daemon(data_dir: str, timeout: float = 30.0) -> int | None:
@@ -482,7 +489,7 @@ class _ExitWatch:
         if self._pidfd >= 0:
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
-            return bool(poll.poll(timeout * 1000))
+            return bool(poll.poll(_milliseconds(timeout)))
         # The thread is left behind where the time is up: a lock cannot be waited for with a limit.
         waiter = threading.Thread(target=wait_until_free, args=(self._data_dir,), daemon=True)
         waiter.start()

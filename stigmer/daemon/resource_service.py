@@ -15,7 +15,7 @@ from stigmer.model import Resource
 from stigmer.pb import resources_pb2, store_pb2
 from stigmer.resources import kinds, sealing
 from stigmer.resources.kinds import Kind
-from stigmer.resources.verbs import Applied, Deleted
+from stigmer.resources.verbs import Applied, Deleted, Target
 
 
 class ResourceService:
@@ -64,9 +64,7 @@ class ResourceService:
         """Delete resources, and what hangs on them, as one commit."""
         asked = parsing.parsed(resources_pb2.DeleteRequest, request)
         _check_count("targets", len(asked.targets))
-        targets = [
-            (kind := _kind(one.kind), self._resources.find_stored(kind, one.ref, one.org).id) for one in asked.targets
-        ]
+        targets = [Target(_kind(one.kind), one.ref, one.org) for one in asked.targets]
         if asked.dry_run:
             deleted = await self._calls.do(lambda: self._resources.plan_delete(targets), is_quick=False)
         else:

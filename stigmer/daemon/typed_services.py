@@ -27,7 +27,7 @@ from stigmer.daemon.watches import Watches
 from stigmer.errors import NotFound, StigmerError
 from stigmer.resources.creation import not_found
 from stigmer.resources.methods import Follows, Method, Reads, Writes, all_methods
-from stigmer.resources.verbs import ATTEMPTS, RETRIED, Resources, Write
+from stigmer.resources.verbs import ATTEMPTS, RETRIED, UNDECIDED, Resources, Write
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Calls:
             try:
                 done = await self._queue.transact(write.operation, request_id, write.size)
             except StigmerError as error:
-                if write.undo is not None:
+                if write.undo is not None and not isinstance(error, UNDECIDED):
                     await self.do(write.undo, is_quick=False)
                 if isinstance(error, RETRIED) and attempt < ATTEMPTS:
                     write = None

@@ -89,18 +89,22 @@ def make_directories(path: str) -> None:
     Unlike `os.makedirs`, which makes the parents for everybody that the umask lets in.
     """
     try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
+        _make_directory(path)
     except FileNotFoundError:
         parent = os.path.dirname(path)
         if not parent or parent == path:
             raise
         make_directories(parent)
-        make_directories(path)
-        return
+        _make_directory(path)  # once: /proc, for one, takes none and says that there is no such thing
     sync_name(path)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
 
 
 def create(path: str, content: bytes) -> int:

@@ -18,6 +18,8 @@ from stigmer.resources.kinds import Kind
 from stigmer.resources.state import State
 
 SYSTEM_ACTOR = "system"
+CREATED = "created"
+"""The event in the audit of a resource that nobody has configured since."""
 API_VERSION = "agentic.stigmer.ai/v1"
 
 Random = Callable[[int], bytes]
@@ -125,7 +127,7 @@ def mark_created(message: Message, now_ns: int) -> None:
     mark_updated(info, now_ns)
     info.created_by.CopyFrom(info.updated_by)
     info.created_at.CopyFrom(info.updated_at)
-    info.event = "created"
+    info.event = CREATED
     audit.status_audit.CopyFrom(info)
 
 

@@ -72,7 +72,8 @@ def fill(message: Message, node: Node, path: paths.Path, problems: Problems) -> 
     """Set the fields of a message from a node; what is wrong is added to `problems` and left unset."""
     known = _fields_by_name(options.descriptor_of(message))
     if node.shape is not Shape.MAP:
-        wanted = f"expected {describe(options.descriptor_of(message))}, got {got(node)}"
+        descriptor = options.descriptor_of(message)
+        wanted = f"expected {describe(descriptor)}, got {got(node, secret=_has_secret(descriptor))}"
         problems.add(path, problems.line_of(path) or node.line, wanted)
         return
     seen: set[str] = set()
@@ -131,7 +132,8 @@ def _fill_map(target: Any, field: FieldDescriptor, node: Node, path: paths.Path,
     value_field = options.map_value(field)
     if node.shape is not Shape.MAP:
         wanted = _describe_type(value_field)
-        problems.add(path, problems.line_of(path), f"expected a map of names to {wanted}, got {got(node)}")
+        found = got(node, secret=_has_secret(value_field.message_type))
+        problems.add(path, problems.line_of(path), f"expected a map of names to {wanted}, got {found}")
         return
     seen: set[str] = set()
     for key, value in node.fields:
@@ -374,6 +376,12 @@ def _whole_number_of_enum(node: Node) -> int:
     if not 0 <= number < 1 << 31:
         raise _Wrong(f"expected the name or number of an enum's value, got {got(node)}")
     return number
+
+
+@functools.cache
+def _has_secret(message: Descriptor | None) -> bool:
+    """Say whether what stands where such a message should be may be a secret: that alone, as people write it."""
+    return message is not None and any(options.secret_of(field) for field in message.fields)
 
 
 # --- words for problems --------------------------------------------------------------------------------

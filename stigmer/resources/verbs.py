@@ -16,7 +16,18 @@ from google.protobuf.message import Message
 
 from stigmer import names
 from stigmer.artifacts import Artifacts
-from stigmer.errors import Conflict, InvalidArgument, KeyRetired, NotFound, StigmerError
+from stigmer.errors import (
+    Closed,
+    Conflict,
+    CorruptLog,
+    CorruptView,
+    InvalidArgument,
+    KeyRetired,
+    NotFound,
+    OutcomeUnknown,
+    StigmerError,
+    StorageFailed,
+)
 from stigmer.fields import Bytes
 from stigmer.model import Event, Op, Transacted
 from stigmer.resources import creation, identity, kinds, rules, sealing, status, writing
@@ -43,6 +54,10 @@ class Stale(Conflict):
 RETRIED = (Stale, KeyRetired)
 """What refuses a write that is then prepared anew."""
 
+UNDECIDED = (OutcomeUnknown, StorageFailed, CorruptLog, CorruptView, Closed)
+"""After these nobody knows whether a write was made. What was prepared for it stays: the log may have the write, which
+needs it. Where it does not, the next start clears it away."""
+
 
 class Write(NamedTuple):
     """A call that writes, ready to be decided."""
@@ -57,7 +72,7 @@ class Write(NamedTuple):
     is_quick: bool = True
     """Whether making the answer only takes the processor, and not for long."""
     undo: Callable[[], None] | None = None
-    """Takes back what was prepared, where nothing was written."""
+    """Takes back what was prepared, where certainly nothing was written."""
 
 
 class Applied(NamedTuple):
@@ -68,6 +83,16 @@ class Applied(NamedTuple):
     """"created", "configured" or "unchanged"."""
     slug: str
     revision: int
+
+
+class Target(NamedTuple):
+    """A resource that is to be deleted."""
+
+    kind: Kind
+    ref: str
+    """Its id or its slug."""
+    org: str = ""
+    """Where the slug is looked for; empty: anywhere."""
 
 
 class Deleted(NamedTuple):
@@ -93,7 +118,7 @@ class Resources(Reading):
             try:
                 done = self.store.transact(write.operation, request_id or None)
             except StigmerError as error:
-                if write.undo is not None:
+                if write.undo is not None and not isinstance(error, UNDECIDED):
                     write.undo()
                 if isinstance(error, RETRIED) and attempt < ATTEMPTS:
                     continue
@@ -207,7 +232,8 @@ class Resources(Reading):
             return self._applied(written, done)
 
         def repeat(events: Sequence[Event]) -> list[Applied]:
-            return [self._applied_before(one, events) for one in every]
+            rest = list(events)
+            return [self._applied_before(one, rest) for one in every]
 
         def undo() -> None:
             for one in every:
@@ -229,13 +255,26 @@ class Resources(Reading):
             write.undo()
         raise AssertionError("unreachable: a plan is always refused")
 
-    def delete_all(self, targets: Sequence[tuple[Kind, str]], retire: Retire | None = None) -> Write:
-        """Delete many resources, and what hangs on them, as one commit; the answer is a list of `Deleted`."""
+    def delete_all(self, targets: Sequence[Target], retire: Retire | None = None) -> Write:
+        """Delete many resources, and what hangs on them, as one commit; the answer is a list of `Deleted`.
+
+        Refused with `NotFound`, or `InvalidArgument` where a slug is that of several.
+        """
         retire = retire or self.vault.retire
+        named: list[tuple[Kind, str]] = []
+        refusal: StigmerError | None = None
+        for target in targets:
+            try:
+                named.append((target.kind, self.find_stored(*target).id))
+            except (InvalidArgument, NotFound) as error:
+                # Told when it is decided: a request that is repeated has deleted it itself.
+                refusal = refusal or error
 
         def operation(state: State) -> list[Gone]:
+            if refusal is not None:
+                raise refusal.with_traceback(None)
             gone: list[Gone] = []
-            for kind, id in targets:
+            for kind, id in named:
                 before = {(one.kind_name, one.id): place for place, one in enumerate(gone)}
                 place = before.get((kind.name, id))
                 if place is not None:  # it went with one that was named before
@@ -250,15 +289,11 @@ class Resources(Reading):
             return [Deleted(one, first + place if first else 0) for place, one in enumerate(gone)]
 
         def repeat(events: Sequence[Event]) -> list[Deleted]:
-            named = {(kind.name, id) for kind, id in targets}
-            return [
-                Deleted(Gone(event.kind, event.id, b"", (event.kind, event.id) in named, ()), event.revision)
-                for event in events
-            ]
+            return [self._deleted_before(event, targets) for event in events]
 
         return Write(operation, answer, repeat, is_quick=False)
 
-    def plan_delete(self, targets: Sequence[tuple[Kind, str]]) -> list[Deleted]:
+    def plan_delete(self, targets: Sequence[Target]) -> list[Deleted]:
         """Say what `delete_all` would delete, and delete nothing."""
         try:
             self.store.transact(_only_planned(self.delete_all(targets, _keep_keys).operation))
@@ -347,17 +382,36 @@ class Resources(Reading):
             for one in written
         ]
 
-    def _applied_before(self, one: _Wanted, events: Sequence[Event]) -> Applied:
-        """Say what became of a resource in the first call of a request that is repeated."""
-        slug = one.draft.metadata.slug
-        for event in events:
-            if event.kind == one.kind.name and event.op is Op.SAVE and slug_of(one.kind, event.value) == slug:
-                created = self.store.get(event.kind, event.id).created_revision == event.revision
-                written = Written(one.kind, event.id, event.value)
-                return Applied(written, "created" if created else "configured", slug, event.revision)
-        found = self.store.get(one.kind.name, one.id)
-        written = Written(one.kind, one.id, found.value, is_changed=False, revision=found.revision)
-        return Applied(written, "unchanged", slug, found.revision)
+    def _applied_before(self, one: _Wanted, rest: list[Event]) -> Applied:
+        """Say what became of a resource in the first call of a request that is repeated.
+
+        Its event is taken out of `rest`, those of the first call that no resource before it has had.
+        """
+        kind, given, draft = one.kind, kind_metadata(one.message), one.draft.metadata
+        for place, event in enumerate(rest):
+            if event.kind != kind.name or event.op is not Op.SAVE:
+                continue
+            saved: Any = kinds.parsed(kind, event.id, event.value)
+            metadata = saved.metadata
+            if event.id == given.id or (metadata.slug, metadata.org) == (draft.slug, draft.org):
+                del rest[place]
+                outcome = "created" if saved.status.audit.spec_audit.event == creation.CREATED else "configured"
+                return Applied(Written(kind, event.id, event.value), outcome, metadata.slug, event.revision)
+        found = self.store.get(kind.name, one.id)
+        written = Written(kind, one.id, found.value, is_changed=False, revision=found.revision)
+        return Applied(written, "unchanged", slug_of(kind, found.value), found.revision)
+
+    def _deleted_before(self, event: Event, targets: Sequence[Target]) -> Deleted:
+        """Say what an event of the first call of a request that is repeated took away."""
+        kind = kinds.find(event.kind)
+        if event.op is not Op.DELETE or event.expected_revision is None:
+            raise used_before()
+        # Nothing, where the log has lost what was deleted.
+        saved = self.store.events_between(event.expected_revision, event.expected_revision)
+        value = saved[0].value if saved else b""
+        refs = (event.id, slug_of(kind, value) if kind is not None else "")
+        is_target = any(target.kind == kind and target.ref in refs for target in targets)
+        return Deleted(Gone(event.kind, event.id, value, is_target, ()), event.revision)
 
     def _clear_away(self, gone: Sequence[Gone]) -> None:
         """Destroy the keys of what was deleted, and the artifacts that nothing names any more."""

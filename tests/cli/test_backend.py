@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def test_without_a_daemon_reading_reads_the_data_directory_and_says_so(shell: Sh
         assert expected in done.stdout, arguments
         assert done.stderr == said, arguments
         assert shell.run(*arguments, "-q", **configured).stderr == "", arguments
+
+
+def test_a_file_without_an_end_is_refused(shell: Shell, daemon: Daemon) -> None:
+    """No more of it is read than could be saved."""
+    for arguments in ["save", "note", "n", "-f", "/dev/zero"], ["skill", "push", "/dev/zero"]:
+        done = shell.run(*arguments, code=2)
+        assert "/dev/zero: is " in done.stderr
+    with open("/dev/zero", "rb") as zeros:
+        done = subprocess.run(
+            shell.command("save", "note", "n", "-f", "-"), stdin=zeros, capture_output=True, env=shell.environ
+        )
+    assert done.stderr.startswith(b"Error: -: is larger than 64.0 MiB")
 
 
 def test_without_a_daemon_writing_and_following_are_exit_code_5(shell: Shell) -> None:

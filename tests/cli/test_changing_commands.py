@@ -188,7 +188,9 @@ def test_diff_shows_what_an_apply_would_change(shared: Shell) -> None:
 def editor(home: Path, program: str) -> dict[str, str]:
     """Make an editor of a Python program, which has the file's `path` and `text`."""
     script = home / f"editor-{len(list(home.glob('editor-*')))}.py"
-    script.write_text(f"import sys, pathlib\npath = pathlib.Path(sys.argv[-1])\ntext = path.read_text()\n{program}\n")
+    script.write_text(
+        f"import sys, pathlib\npath = pathlib.Path(sys.argv[-1])\ntext = path.read_text(errors='replace')\n{program}\n"
+    )
     # What is kept lies in the home of the test.
     return {"EDITOR": f"{sys.executable} {script} --wait", "VISUAL": "", "TMPDIR": str(home)}
 
@@ -307,6 +309,33 @@ def test_a_status_that_moves_during_an_edit_is_no_conflict(shared: Shell, client
     now = Environment.FromString(client.resources.find("environment", "moving").value)
     assert (now.spec.data["PLAIN"].value, now.status.audit.status_audit.event) == ("mine", "moved")
     assert now.spec.data["TOKEN"].value == SECRET
+
+
+def test_keys_that_interrupt_are_for_the_editor(shared: Shell) -> None:
+    """A terminal sends them to both, and an editor that goes on is waited for; one that they end interrupts all."""
+    apply(shared, "interrupted")
+    press = "import os, signal\nfor number in (signal.SIGINT, signal.SIGQUIT): os.kill(os.getppid(), number)"
+    program = f"{press}\n{replacing('seen', 'changed')}"
+    assert "configured" in shared.run("edit", "env", "interrupted", **editor(shared.home, program)).stdout
+    ended = f"{replacing('changed', 'again')}\nimport os, signal\n"
+    ended += "signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.{})"
+    for number, code in ("SIGINT", 130), ("SIGKILL", 1):
+        done = shared.run("edit", "env", "interrupted", code=code, **editor(shared.home, ended.format(number)))
+        file = kept_file(done.stderr)
+        assert "again" in file.read_text()
+        file.unlink()
+    assert done.stderr.endswith("was ended by signal 9; nothing was applied\n")
+
+
+def test_a_text_that_is_not_utf_8_is_kept(shared: Shell) -> None:
+    """It is told as what it is, and stands in the editor again."""
+    apply(shared, "unreadable")
+    program = "path.write_bytes(path.read_bytes().replace(b'seen', b'se\\xffen'))"
+    done = shared.run("edit", "env", "unreadable", code=2, **editor(shared.home, program))
+    assert "not UTF-8 text: byte 0xff" in done.stderr
+    file = kept_file(done.stderr)
+    assert b"se\xffen" in file.read_bytes()
+    file.unlink()
 
 
 def test_an_editor_that_fails_changes_nothing(shared: Shell) -> None:

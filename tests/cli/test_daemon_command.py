@@ -207,6 +207,22 @@ def test_logs_print_the_process_log(shell: Shell) -> None:
     assert "sealed" in shell.run("daemon", "logs").stdout
 
 
+def test_a_home_that_cannot_be_made_is_told(shell: Shell) -> None:
+    """/proc takes no directory, and says that there is no such thing."""
+    for arguments in ["daemon"], ["daemon", "--detach"]:
+        done = shell.run(*arguments, "--data-dir", "/proc/nobody/data", code=1)
+        assert done.stderr.splitlines() == [
+            "Error: data directory /proc/nobody/data cannot be used: No such file or directory",
+            "Hint: choose another with --data-dir",
+        ]
+
+
+def test_a_wait_of_months_is_no_error(shell: Shell) -> None:
+    """`poll` counts to three weeks."""
+    shell.run("daemon", "--detach", "--listen", "127.0.0.1:0", "--timeout", "90d")
+    assert "daemon stopped" in shell.run("daemon", "stop", "--timeout", "90d").stderr
+
+
 def test_bare_surroundings(shell: Shell) -> None:
     """No home, no locale, a narrow umask, few files, and a folder to be in that cannot be written: it serves."""
     directory = shell.home / "dätä"

@@ -50,6 +50,20 @@ def test_a_store_is_backed_up_and_restored(shell: Shell, daemon: Daemon) -> None
     shell.run("verify", "--data-dir", new)
 
 
+def test_a_directory_whose_name_is_not_utf_8_is_backed_up(shell: Shell) -> None:
+    """By its daemon, which tells the path escaped, and without one."""
+    data, copy = shell.home / "d\udcffta", shell.home / "c\udcffpy"
+    shell.run("daemon", "--detach", "--listen", "127.0.0.1:0", "--data-dir", data)
+    try:
+        shell.run("save", "note", "a", "-f", "-", "--data-dir", data, stdin=b"v")
+        shell.run("backup", copy, "--data-dir", data)
+    finally:
+        shell.run("daemon", "stop", "--data-dir", data)
+    shell.run("backup", copy, "--data-dir", data)
+    shell.run("restore", copy, "--data-dir", shell.home / "n\udcffw")
+    assert shell.run("get", "note", "a", "--raw", "--data-dir", shell.home / "n\udcffw").stdout == "v"
+
+
 def test_restores_to_a_revision_and_to_a_time(shell: Shell) -> None:
     """A time may be RFC 3339; of two cuts at once, and of one that leaves nothing, neither is made."""
     fill(shell)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -88,6 +90,8 @@ def test_a_wrong_value_is_a_usage_error_that_names_its_origin(
     [
         (b"backend: [unclosed", "line 1: not YAML"),
         (b"\xff\xfe", "cannot be read"),
+        (b"[" * 100_000, "has too many lists and maps inside each other"),
+        (b"when: 2026-13-45", "has a value that cannot be read: month"),
         (b"backend: {local: {endpoint: [a]}}", "backend.local.endpoint): is not a text"),
         (b"backend: {local: {endpoint: {a: b}}}", "backend.local.endpoint): is not a text"),
         (b"backend:\n  local:\n    endpoint: over there\n", 'backend.local.endpoint): "over there" is not an address'),
@@ -151,6 +155,11 @@ def test_a_configuration_file_is_read_only_where_it_decides(shell: Shell) -> Non
             "Hint: stigmer tail --help",
         ),
         (
+            ["tail", "--from", "1" * 5000],
+            f'Error: Invalid value for \'--from\': "{"1" * 80}..." is neither a revision (1, 2, 3, ...) nor "now"',
+            "Hint: stigmer tail --help",
+        ),
+        (
             ["explain", "agnet"],
             'Error: kind: "agnet" is not a known kind',
             "Hint: did you mean agent? see them: stigmer kinds",
@@ -163,6 +172,43 @@ def test_a_wrong_command_line_says_what_and_where_to_look(
     """Exit code 2, the error, and the next command to type."""
     done = shell.run(*arguments, code=2)
     assert done.stderr.splitlines() == [line, hint]
+
+
+NO_TEXT = "S=b\udcffd"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "bot", "--secret", NO_TEXT], "'--secret'"),
+        (["run", "bot", "-e", NO_TEXT], "'-e' / '--env'"),
+        (["run", "bot", "-m", NO_TEXT], "'-m' / '--message'"),
+        (["get", "agent", NO_TEXT], "'KIND [REF...]'"),
+        (["logs", NO_TEXT], "'EXECUTION'"),
+        (["list", "agents", "-l", NO_TEXT], "'-l' / '--label'"),
+        (["explain", f"agent.{NO_TEXT}"], "'KIND[.FIELD...]'"),
+        (["skill", "push", "folder", "--tag", NO_TEXT], "'--tag'"),
+    ],
+)
+def test_what_is_not_utf_8_is_named_and_not_repeated(shell: Shell, arguments: list[str], named: str) -> None:
+    """It may be a secret."""
+    done = shell.run(*arguments, code=2)
+    assert done.stderr.splitlines() == [
+        f"Error: Invalid value for {named}: it is not UTF-8 text",
+        "Hint: type it in UTF-8, or set the terminal to UTF-8",
+    ]
+
+
+def test_a_folder_that_is_gone_is_told(shell: Shell) -> None:
+    """It is what a path without a beginning starts from."""
+    gone = ["sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh"]
+    python_path = ":".join(os.path.abspath(path) for path in sys.path if path)
+    for arguments in ["daemon", "--listen", "unix:s"], ["skill", "push", "."]:
+        done = shell.run(*arguments, code=1, wrapper=gone, PYTHONPATH=python_path)
+        assert done.stderr.splitlines() == [
+            "Error: the folder that this was called in is gone",
+            "Hint: cd to one that is there",
+        ], arguments
 
 
 def test_without_a_command_help_is_shown(shell: Shell) -> None:
@@ -188,7 +234,6 @@ def test_a_bug_is_one_line_and_its_traceback_is_for_whoever_asks(shell: Shell) -
 def test_help_does_not_import_what_it_does_not_need(shell: Shell) -> None:
     """`stigmer --help` is instant because nothing large is imported."""
     import subprocess
-    import sys
 
     script = """
 import sys

@@ -7,11 +7,13 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from cli.support import Daemon, Shell
+from stigmer.daemon.info import read_daemon_info
 
 
 def save(shell: Shell, kind: str, id: str, value: bytes = b"x") -> None:
@@ -66,7 +68,7 @@ def test_tail_starts_where_it_is_told_and_filters(shell: Shell, daemon: Daemon) 
 def test_tail_follows_and_ctrl_c_says_how_to_resume(shell: Shell, daemon: Daemon) -> None:
     """What is saved later comes without asking; resuming neither loses nor repeats."""
     save(shell, "note", "one")
-    tail = shell.start("tail", "-o", "name", "--kind", "note")
+    tail = shell.start("tail", "-o", "name", "--kind", "note", "--data-dir", str(shell.data))
     assert tail.stdout is not None
     assert tail.stderr is not None
     assert tail.stdout.readline() == b"note/one\n"
@@ -75,7 +77,7 @@ def test_tail_follows_and_ctrl_c_says_how_to_resume(shell: Shell, daemon: Daemon
     tail.send_signal(signal.SIGINT)
     assert tail.wait(30) == 130
     said = tail.stderr.read().decode()
-    assert "resume with: stigmer tail --from 3 --kind note\n" in said
+    assert f"resume with: stigmer tail --from 3 --kind note --data-dir {shell.data}\n" in said
     assert "Traceback" not in said
     for pipe in (tail.stdout, tail.stderr):
         pipe.close()
@@ -117,6 +119,27 @@ def test_a_full_disk_under_stdout_is_an_error(shell: Shell) -> None:
         done = subprocess.run(shell.command("kinds"), stdout=full, stderr=subprocess.PIPE, env=shell.environ)
     assert done.returncode == 1
     assert done.stderr == b"Error: cannot write to standard output: No space left on device\n"
+
+
+def test_remarks_that_nobody_can_read_are_no_error(shell: Shell) -> None:
+    """A daemon goes on where its banner found no room, and ends with status 0."""
+    with Path("/dev/full").open("wb") as full:
+        daemon = subprocess.Popen(shell.command("daemon", "--listen", "127.0.0.1:0"), stderr=full, env=shell.environ)
+    try:
+        while read_daemon_info(str(shell.data)) is None:
+            assert daemon.poll() is None
+            time.sleep(0.02)
+        shell.run("save", "note", "a", "-f", "-", stdin=b"v")
+    finally:
+        daemon.terminate()
+    assert daemon.wait(60) == 0
+
+
+def test_what_is_typed_is_utf_8_in_every_locale(shell: Shell, daemon: Daemon) -> None:
+    """As it is printed."""
+    save(shell, "note", "grün")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert shell.run("get", "note", "grün", "--raw", **plain).stdout == "x"
 
 
 def test_an_encoding_that_lacks_a_character_is_no_error(shell: Shell, daemon: Daemon) -> None:

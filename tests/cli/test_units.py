@@ -54,7 +54,7 @@ def test_what_is_no_time_names_the_option(text: str) -> None:
         units.parse_time(text, "--to-time")
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "-1", "1.5MiB", "1 zebibyte"])
+@pytest.mark.parametrize("text", ["", "MiB", "-1", "1.5MiB", "1 zebibyte", "1" * 5000])
 def test_what_is_no_size_names_the_option(text: str) -> None:
     """Nothing is rounded."""
     with pytest.raises(InvalidArgument, match=r"^--value-max: "):

@@ -526,6 +526,25 @@ def test_a_writer(daemon: DaemonProcess, kind: str, messages: list[int]) -> None
     assert told[-1] == (2_002, 2_002)
 
 
+def test_a_writer_with_many_callers_has_one_stream(daemon: DaemonProcess, kind: str) -> None:
+    """Also where they come together, before there is one; and in the order in which they came."""
+
+    async def body() -> None:
+        # Not connected yet: the first of them does that.
+        client = stigmer.aio.connect(daemon.address)
+        begun: list[bool] = []
+        begin = client._begin_stream
+        client._begin_stream = lambda wait: begun.append(wait) or begin(wait)  # type: ignore[method-assign,func-returns-value]
+        async with client.writer() as writer:
+            await asyncio.gather(*(writer.save(kind, f"{number}", b"v") for number in range(100)))
+        saved = [event.id async for event in client.tail(kinds=[kind], follow=False)]
+        await client.close()
+        assert saved == [f"{number}" for number in range(100)]
+        assert len(begun) == 1
+
+    run(body())
+
+
 def test_a_writer_waits_while_too_much_is_in_flight(daemon: DaemonProcess, kind: str) -> None:
     """No more than the bound, and one commit, is unanswered at any time."""
     most = 0

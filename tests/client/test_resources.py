@@ -117,6 +117,37 @@ def test_many_values_are_revealed_in_several_calls(client: Client, monkeypatch: 
     assert client.resources.reveal([]) == []
 
 
+def test_an_apply_and_a_delete_with_the_same_request_id_are_answered_as_the_first_time(client: Client) -> None:
+    """Also where names are there twice, in two organizations, and once what was applied is gone."""
+
+    def wanted(name: str, org: str) -> Wanted:
+        made = Environment.FromString(environment(name).value)
+        made.metadata.org = org
+        return Wanted("environment", made.SerializeToString())
+
+    client.resources.apply([wanted("before", "acme")])
+    every = [wanted("twice", "acme"), wanted("before", "acme")._replace(value=environment("before", a="b").value)]
+    every.append(wanted("twice", "other"))
+    applied = client.resources.apply(every, request_id="applied-once")
+    assert [one.outcome for one in applied] == ["created", "configured", "created"]
+    assert client.resources.apply(every, request_id="applied-once") == applied
+    kept = Agent.FromString(client.call(f"{AGENTS}/create", agent("named by its slug")))
+    targets = [("agent", kept.metadata.slug), *(("environment", one.id) for one in applied)]
+    deleted = client.resources.delete(targets, request_id="deleted-once")
+    assert [one.is_target for one in deleted] == [False, True, True, True, True]
+    last = client.status().revision
+    assert client.resources.delete(targets, request_id="deleted-once") == deleted
+    assert client.resources.apply(every, request_id="applied-once") == applied
+    # Also where the slug is another resource's by now.
+    client.call(f"{AGENTS}/create", agent("named by its slug"))
+    assert client.resources.delete(targets, request_id="deleted-once") == deleted
+    assert client.status().revision == last + 2
+    with pytest.raises(InvalidArgument, match="was used before"):
+        client.resources.delete(targets, request_id="applied-once")
+    with pytest.raises(NotFound):
+        client.resources.delete(targets)
+
+
 def test_a_call_by_path_with_the_same_request_id_is_applied_once(client: Client) -> None:
     """And an error is the one that the store's own services raise."""
     path = f"{AGENTS}/create"

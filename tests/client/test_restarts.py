@@ -82,6 +82,26 @@ def test_waiting_for_a_daemon_that_does_not_come(free_port: str) -> None:
     assert caught.value.message == f"no daemon at {free_port} (tried for 0.3 s)"
 
 
+def test_a_connection_that_failed_while_nobody_waited_is_tried_again(tmp_path: Path, address: str) -> None:
+    """What was so when the last caller went away is no answer for the next one."""
+
+    async def follow() -> None:
+        async with asyncio.timeout(60):
+            client = stigmer.aio.connect(address, timeout=0.5, wait_for_ready=True)
+            waiting = asyncio.ensure_future(client.count())
+            await asyncio.sleep(0)
+            attaching = client._attaching
+            assert attaching is not None
+            waiting.cancel()
+            await asyncio.wait([waiting, attaching])
+            assert isinstance(attaching.exception(), Unavailable)
+            with DaemonProcess(tmp_path / "data", address):
+                assert await client.count() == {}
+                await client.close()
+
+    asyncio.run(follow())
+
+
 def test_waiting_for_a_daemon_that_comes(tmp_path: Path, address: str) -> None:
     """A client that was told to wait is there when the daemon is."""
     found: list[int] = []

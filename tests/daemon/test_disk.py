@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from typed.support import Refused, Services, make, skill_zip
 
 import stigmer.aio
 from daemon.support import DaemonProcess
@@ -135,3 +136,29 @@ def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "daemon.json").exists()
     with Store.open(tmp_path / "data") as store:
         assert store.get("k", "before").value == b"v"
+
+
+def test_what_a_write_of_unknown_outcome_needs_is_kept(tmp_path: Path) -> None:
+    """The log may have a save whose sync failed; then its secret opens and its artifact is there."""
+    wanted = make("environment", "Secret", owner_scope=2, org="acme")
+    wanted.spec.data["TOKEN"].value = "hidden"
+    wanted.spec.data["TOKEN"].is_secret = True
+    artifact = skill_zip("pushed")
+    for name in ("environment", "skill"):
+        wrapper = with_strace(tmp_path / name, "error=EIO")
+        with DaemonProcess(tmp_path / name, wrapper=wrapper) as process, Services(process.address) as services:
+            save = {
+                "environment": lambda to: to.environment.create(wanted),
+                "skill": lambda to: to.skill.push(name="Pushed", artifact=artifact),
+            }
+            with pytest.raises(Refused, match="storage failed"):
+                save[name](services)
+            assert process.wait() == 1
+    with DaemonProcess(tmp_path / "environment") as process, connect(process.address) as client:
+        (saved,) = client.resources.list("environment").resources
+        assert type(wanted).FromString(saved.value).spec.data["TOKEN"].value == "hidden"
+    with DaemonProcess(tmp_path / "skill") as process, Services(process.address) as services:
+        with connect(process.address) as client:
+            (version,) = client.list("skill_version")
+        key = f"sha256-{version.id.partition('.')[2]}"
+        assert services.skill.getArtifact(artifact_storage_key=key).artifact == artifact

@@ -359,6 +359,22 @@ def test_a_start_in_the_background_that_takes_too_long(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
 
 
+def test_a_start_in_the_background_outlives_who_waits_for_it(tmp_path: Path) -> None:
+    """Nobody waits any more when it listens at last, and it serves all the same."""
+    data, gate = tmp_path / "data", tmp_path / "gate"
+    os.mkfifo(gate)
+    slow = (sys.executable, "-c", f"open({str(gate)!r}).read()\n{PROGRAM}")
+    with pytest.raises(DeadlineExceeded, match="it is still opening"):
+        start_detached(options_of(data, f"unix:{tmp_path}/s"), str(data), timeout=0.2, program=slow)
+    gate.write_text("")
+    try:
+        with connect(f"unix:{tmp_path}/s", timeout=30, wait_for_ready=True) as client:
+            assert client.save("k", "a", b"") == 1
+    finally:
+        assert stop_daemon(str(data)) is not None
+    assert "Broken pipe" not in (data / "daemon.log").read_text(encoding="utf-8")
+
+
 def test_a_program_that_embeds_the_store_is_not_stopped(tmp_path: Path) -> None:
     """Only a daemon is told to stop; the owner is named."""
     with Store.open(tmp_path / "data", command="my program"), pytest.raises(StigmerError, match="my program"):

@@ -290,9 +290,13 @@ def test_all_problems_of_a_file_are_reported_together() -> None:
 
 
 def test_a_secret_is_never_shown_in_a_problem() -> None:
-    """Of a secret of the wrong type only the type is told."""
+    """Of a secret of the wrong type, or that stands a step too high, only the type is told."""
     text = "{kind: Environment, metadata: {name: x}, spec: {data: {A: {value: 9876, is_secret: true}}}}"
     assert "9876" not in "".join(_problems(text))
+    for data in "{A: s3cret}", "{A: [s3cret]}", "s3cret":
+        problems = "".join(_problems(f"{{kind: Environment, metadata: {{name: x}}, spec: {{data: {data}}}}}"))
+        assert "s3cret" not in problems
+        assert "got a " in problems
 
 
 def test_a_masked_secret_is_refused_with_a_hint() -> None:

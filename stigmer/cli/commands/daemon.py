@@ -157,7 +157,6 @@ def _print_banner(invocation: Invocation, started: Started) -> None:
         f"{_facts(status, started.info.listen)}\n{access}"
         f"ready in {started.seconds:.2f} s; try: stigmer apply -f examples/"
     )
-    sys.stderr.flush()
 
 
 def _facts(status: Status, listen: list[str]) -> str:

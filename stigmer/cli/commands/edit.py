@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,7 +95,7 @@ class _File:
         """Whether somebody has written something in it."""
 
     def write(self, text: str) -> None:
-        with open(self.path, "w", encoding="utf-8") as file:
+        with open(self.path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
 
     def read(self) -> str:
@@ -126,8 +128,12 @@ class _Editing:
         refused: StigmerError | None = None
         for opened in itertools.count(1):
             self._file.write(self._introduction(problems) + shown)
-            _edit(self._file.path)
+            status = _edit(self._file.path)
             edited = _without_introduction(self._file.read())
+            if status != 0:
+                # One that says so itself was told to give up; one that was killed was not.
+                self._file.is_worth_keeping |= status < 0 and edited != shown
+                raise _gave_up(status)
             if edited == shown:
                 if refused is not None:
                     raise refused
@@ -171,7 +177,7 @@ class _Editing:
         from stigmer.resources import manifests, paths, sealing
 
         try:
-            found = manifests.parse(text, "", masks=False)
+            found = manifests.parse(text.encode(errors="surrogateescape"), "", masks=False)
         except manifests.ManifestError as error:
             # Told by their places alone: lines move with what is written on top.
             lines = [": ".join(filter(None, (one.path, one.problem))) for one in error.problems]
@@ -219,17 +225,44 @@ class _Editing:
         return error
 
 
-def _edit(path: str) -> None:
-    """Run the editor on a file, and wait for it."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+def _editor() -> str:
+    return os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+
+
+def _edit(path: str) -> int:
+    """Run the editor on a file, wait for it, and give its status."""
+    editor = _editor()
     try:
         command = [*shlex.split(editor), path]
-        status = subprocess.call(command)
+        with _keys_are_for_the_editor():
+            return subprocess.call(command)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise StigmerError(f"cannot start the editor {editor}: {reason}", hint="set EDITOR to your editor") from error
-    if status != 0:
-        raise StigmerError(f"the editor {editor} ended with status {status}; nothing was applied")
+
+
+@contextmanager
+def _keys_are_for_the_editor() -> Iterator[None]:
+    """Take no notice of Ctrl-C and Ctrl-\\: a terminal sends them to both processes, and editors use them as keys."""
+    # A handler, for what is ignored would be ignored by the editor, too.
+    before = [
+        (number, signal.signal(number, lambda *_: None))
+        for number in (signal.SIGINT, signal.SIGQUIT)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _gave_up(status: int) -> BaseException:
+    """Make the error for an editor that ended with a status other than 0."""
+    if status == -signal.SIGINT:
+        return KeyboardInterrupt()
+    ended = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+    return StigmerError(f"the editor {_editor()} {ended}; nothing was applied")
 
 
 def _without_introduction(text: str) -> str:

@@ -35,4 +35,4 @@ def logs_command(invocation: Invocation, arguments: tuple[str, ...], follow: boo
         shown.print(found.value)
         shown.end()
         if not shown.transcript.has_ended:
-            invocation.say(f"it goes on: stigmer logs -f {found.id}")
+            invocation.say(f"it goes on: {invocation.command('logs', '-f', found.id)}")

@@ -10,7 +10,7 @@ import click
 
 from stigmer.cli.complete import complete_kind_or_reference
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, pass_invocation
+from stigmer.cli.options import Command, pass_invocation, text_of
 from stigmer.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -152,7 +152,10 @@ def _set_environment(target: Any, variables: Sequence[str], secrets: Sequence[st
             raise InvalidArgument("--secret", "has no name; it takes KEY=VALUE, or KEY")
         if not equals and not (value := os.environ.get(name, "")):
             raise InvalidArgument("--secret", f"the environment has no {name}", hint=f"export {name}, then try again")
-        target[name].value = value
+        try:
+            target[name].value = text_of(value)
+        except UnicodeDecodeError:
+            raise InvalidArgument("--secret", f"what the environment has as {name} is not UTF-8 text") from None
         target[name].is_secret = True
 
 
@@ -171,4 +174,4 @@ def _write_created(invocation: Invocation, kind: str, created: Any) -> None:
         print(visible(f"{kind}/{id}"))
     elif not invocation.quiet:
         print(visible(f"{kind}/{id} created"))
-        invocation.say(f"follow it: stigmer logs -f {id}")
+        invocation.say(f"follow it: {invocation.command('logs', '-f', id)}")

@@ -31,7 +31,7 @@ def save_command(invocation: Invocation, kind: str, id: str, file: str, expected
     The kind may be any name; the bytes are kept as they are and no rule is checked. For manifests, use
     `stigmer apply`.
     """
-    from stigmer import names
+    from stigmer import config, names
     from stigmer.cli.backend import daemon
     from stigmer.cli.output import write_record
     from stigmer.resources import kinds
@@ -39,7 +39,7 @@ def save_command(invocation: Invocation, kind: str, id: str, file: str, expected
     stored_kind = kinds.store_name(kind)
     names.check_kind(stored_kind)
     names.check_id(id)
-    value = read_bytes(file)
+    value = read_bytes(file, config.COMMIT_BYTES_MAX)
     with daemon(invocation) as store:
         revision = store.save(stored_kind, id, value, expected_revision=expected_revision)
     if invocation.output in ("yaml", "json", "jsonl"):
@@ -50,9 +50,16 @@ def save_command(invocation: Invocation, kind: str, id: str, file: str, expected
         print(f"{stored_kind}/{id} saved (revision {revision})")
 
 
-def read_bytes(file: str) -> bytes:
-    """Read a file, or stdin for "-"."""
+def read_bytes(file: str, bytes_max: int) -> bytes:
+    """Read a file, or stdin for "-". Raises `InvalidArgument` where there is more, which may have no end."""
+    from stigmer.cli.units import size
+    from stigmer.errors import InvalidArgument
+
     if file == "-":
-        return sys.stdin.buffer.read()
-    with open(os.path.expanduser(file), "rb") as opened:
-        return opened.read()
+        content = sys.stdin.buffer.read(bytes_max + 1)
+    else:
+        with open(os.path.expanduser(file), "rb") as opened:
+            content = opened.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise InvalidArgument(file, f"is larger than {size(bytes_max)}, the most that is taken")
+    return content

@@ -41,12 +41,15 @@ def skill_push(invocation: Invocation, directory: str, name: str | None, org: st
 
     The same content is the same version. What begins with a dot stays at home.
     """
+    from stigmer import config
     from stigmer.cli import backend
     from stigmer.cli.commands.save import read_bytes
     from stigmer.resources import archives, kinds, methods
     from stigmer.resources.identity import slug_of
 
-    artifact = read_bytes(directory) if os.path.isfile(directory) else archives.pack(directory)
+    artifact = (
+        read_bytes(directory, config.ARTIFACT_BYTES_MAX) if os.path.isfile(directory) else archives.pack(directory)
+    )
     archive = archives.inspect(artifact)
     chosen = name if name is not None else _name_of(archive.skill_md, directory)
     kind = _skill_kind()
@@ -83,7 +86,7 @@ def _name_of(skill_md: str, directory: str) -> str:
 
         try:
             facts = YAML(typ="safe", pure=True).load(head)
-        except YAMLError:
+        except (YAMLError, ValueError, OverflowError, RecursionError):
             facts = None
         if isinstance(facts, dict) and isinstance(facts.get("name"), str) and facts["name"].strip():
             return str(facts["name"]).strip()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
+from stigmer import names
 from stigmer.cli.complete import complete_kind
 from stigmer.cli.invocation import Invocation
 from stigmer.cli.options import Command, pass_invocation
@@ -15,6 +17,10 @@ from stigmer.cli.options import Command, pass_invocation
 if TYPE_CHECKING:
     from stigmer.cli.sources import Source
     from stigmer.model import Event
+
+
+_DIGITS = re.compile("[0-9]{1,19}").fullmatch
+"""More of them are no revision, and Python reads no number that is much longer."""
 
 
 class Start(click.ParamType[int | None]):
@@ -27,8 +33,8 @@ class Start(click.ParamType[int | None]):
         text = str(value)
         if text == "now":
             return None
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) < 1 << 63):
-            self.fail(f'"{text}" is neither a revision (1, 2, 3, ...) nor "now"', parameter, context)
+        if _DIGITS(text) is None or not 1 <= int(text) < 1 << 63:
+            self.fail(f'{names.shown(text)} is neither a revision (1, 2, 3, ...) nor "now"', parameter, context)
         return int(text)
 
 
@@ -56,7 +62,6 @@ def tail_command(
     One line for each event. Every line has its revision, so any line can be resumed from. Ctrl-C stops, and says how
     to resume.
     """
-    from stigmer import names
     from stigmer.cli import backend, sources
     from stigmer.errors import InvalidArgument
     from stigmer.resources import kinds as known_kinds
@@ -89,14 +94,12 @@ def tail_command(
 
 
 def _say_how_to_resume(invocation: Invocation, revision: int, kinds: tuple[str, ...], prefix: str | None) -> None:
-    import shlex
-
-    words = ["stigmer", "tail", "--from", str(revision)]
+    words = ["tail", "--from", str(revision)]
     for kind in kinds:
         words += ["--kind", kind]
     if prefix:
         words += ["--prefix", prefix]
-    invocation.say(f"\nresume with: {shlex.join(words)}")
+    invocation.say(f"\nresume with: {invocation.command(*words)}")
 
 
 class _Printer:
