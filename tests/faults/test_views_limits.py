@@ -245,6 +245,7 @@ def test_many_rows_are_looked_at_while_the_store_serves(tmp_path: Path, monkeypa
                 environment.write(_lose_first_row(made, environment.databases["snapshot.1"]))
             copied = shutil.copytree(tmp_path / "made", tmp_path / f"copy-{is_damaged}")
             with Store.open(copied, SMALL) as copy:
+                assert not copy.recovery, "the open has looked at the rows"
                 generation = store.status().generation
                 _wait_for("stigmer-check")
                 _wait_for("stigmer-repair")
