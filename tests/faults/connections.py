@@ -203,7 +203,7 @@ def deadlines(turn: Turn) -> None:
 
 DEADLINES = Scenario(
     name="deadlines",
-    rows=("D13",),
+    rows=("A12", "D13"),
     what="deadlines pass while a slow disk syncs: what is sent again with its request id is applied exactly once",
     unit="retries",
     gate=1_000,

@@ -21,7 +21,7 @@ from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
 from stigmer.log import recovery
 from stigmer.log.recovery import Watermark
-from stigmer.log.segment import Segment
+from stigmer.log.segment import FrameScan, Segment
 
 LOG_BYTES = 64 * 1024
 _OPEN_EVERY = 64
@@ -173,6 +173,21 @@ def _header_without_crc() -> None:
         return fmt.FrameHeader(flags, size, count, first, group_first, time_ns, payload_crc)
 
     fmt.decode_frame_header = decode
+
+
+@bug(
+    "last-of-the-views-torn",
+    "the last revision that the views have may be torn: it is cut off before the log is refused",
+    scenario="flips",
+    amount=2_000,
+)
+def _last_of_the_views_torn() -> None:
+    check = recovery._check_torn
+
+    def checking(fd: int, segment: Segment, scan: FrameScan, watermark: int) -> None:
+        check(fd, segment, scan, watermark - 1)
+
+    recovery._check_torn = checking
 
 
 FLIPS = Scenario(

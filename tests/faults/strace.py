@@ -47,6 +47,11 @@ class Strace:
             self._process.kill()
             raise OSError(f"strace cannot attach: {line}{self._process.stderr.read()}")
 
+    def let_go(self) -> None:
+        """Detach: the process goes on, at once where a delay held it up."""
+        self._process.terminate()
+        self._process.wait()
+
     def calls(self) -> list[Call]:
         """Wait for its end, which is that of what it traces, and give the calls that have ended, in that order."""
         self._process.wait()
@@ -72,7 +77,7 @@ class Strace:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._process.terminate()  # it lets go of the process, which goes on
+            self.let_go()
         self._process.wait()
         assert self._process.stderr is not None
         self._process.stderr.close()

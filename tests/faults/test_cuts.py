@@ -36,23 +36,25 @@ def cut_everywhere(turn: Turn, part: int) -> None:
         watermark = watermark_of(directory, revision)
         for path in reversed(segment_files(directory)):
             data = path.read_bytes()
-            ends = [one.end for one in parts_of(directory) if one.path == path]
+            parts = [one for one in parts_of(directory) if one.path == path]
+            ends = [one.end for one in parts]
+            first_lost = {one.start: one.revision for one in parts}
             header = header_of(path)
             fd = os.open(path, os.O_RDWR)
             for size in range(len(data) - 1 - part, fmt.SEGMENT_HEADER_SIZE - 1, -2):
                 is_whole_opening = size % OPEN_EVERY < 2
                 os.ftruncate(fd, size)
-                # With views that have all of it, the log is refused, and stays as it is.
+                end = max(one for one in ends if one <= size)
+                # With views that have all of it, or the first that is gone, the log is refused, and stays as it is.
                 refusing: Callable[[], object] = partial(open_log, directory, watermark)
                 if not is_whole_opening:
-                    refusing = partial(recovery.recover_last, Segment(str(directory), header), revision, [])
+                    refusing = partial(recovery.recover_last, Segment(str(directory), header), first_lost[end], [])
                 with pytest.raises(CorruptLog) as caught:
                     refusing()
                 assert caught.value.path == str(path)
                 assert os.fstat(fd).st_size == size
                 turn.count("cuts refused")
 
-                end = max(one for one in ends if one <= size)
                 notes: list[str] = []
                 if is_whole_opening:
                     open_and_read(directory, written, notes)

@@ -315,6 +315,31 @@ def unasked(chance: random.Random, log: list[Commit], operations: list[Operation
     return [*log, Commit(log[-1].last_revision + 1, "nobody", [Change(KIND, "a", b"")])], operations
 
 
+def gap(chance: random.Random, log: list[Commit], operations: list[Operation]) -> History | None:
+    """The log leaves a revision out, before a commit whose outcome nobody was told."""
+    changes = [Change(KIND, "a", b"behind")]
+    silent = Write(-10_000, NEVER, "behind", changes, None)
+    return [*log, Commit(log[-1].last_revision + 2, "behind", changes)], [*operations, silent]
+
+
+def unmet(chance: random.Random, log: list[Commit], operations: list[Operation]) -> History | None:
+    """A commit was made that expected another revision than there was."""
+    last = log[-1].last_revision
+    changes = [Change(KIND, "a", b"unmet", last + 1)]
+    write = Write(-10_000, NEVER, "unmet", changes, Acked(last + 1, last + 1))
+    return [*log, Commit(last + 1, "unmet", changes)], [*operations, write]
+
+
+def refused_and_made(chance: random.Random, log: list[Commit], operations: list[Operation]) -> History | None:
+    """A write is in the log that was refused, as it had to be at the time."""
+    asked = [[Change(KIND, "a", b"1")], [Change(KIND, "a", b"2", 1)]]
+    writes: list[Operation] = [
+        Write(0, NEVER, "1", asked[0], None),
+        Write(0, NEVER, "2", asked[1], Refused(KIND, "a", 0)),
+    ]
+    return [Commit(1, "1", asked[0]), Commit(2, "2", asked[1])], writes
+
+
 Mutation = Callable[[random.Random, list[Commit], list[Operation]], History | None]
 MUTATIONS: list[Mutation] = [
     swap_acks,
@@ -335,6 +360,9 @@ MUTATIONS: list[Mutation] = [
     stale_status,
     early_tail,
     unasked,
+    gap,
+    unmet,
+    refused_and_made,
 ]
 
 

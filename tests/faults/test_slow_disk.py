@@ -12,14 +12,17 @@ import pytest
 from faults import needs
 from faults.children import Channel, Child
 from faults.strace import Strace
-from stigmer.config import KIB, StoreOptions
+from stigmer.config import COMMIT_OVERHEAD_BYTES, KIB, StoreOptions
 from stigmer.errors import ResourceExhausted
 from stigmer.pb import log_pb2
 from stigmer.store import Store
 
 _OPTIONS = StoreOptions(map_bytes=1 << 20, queue_bytes_max=64 * KIB)
-_DELAY = "1200ms"
-_GETS = 500
+_DELAY_SECONDS = 10
+"""An fsync takes so long where nobody ends it before."""
+_SLOW_SECONDS = 2.0
+"""It takes so long at least, and is then told of."""
+_READS = 200
 
 
 def _under_a_slow_disk(directory: Path) -> Callable[[Channel], None]:
@@ -33,27 +36,34 @@ def _under_a_slow_disk(directory: Path) -> Callable[[Channel], None]:
         logging.getLogger("stigmer").addHandler(Handler())
         store = Store.open(directory, _OPTIONS)
         store.save("note", "before", b"v")
+        store._writer.flush()
+        store.save("note", "in memory", b"v")
         channel.send("ready")
         channel.wait()
         answers: list[object] = []
-        refused = 0
+        queued_bytes = refused = 0
 
-        def submit(number: int) -> None:
-            event = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="note", id=f"{number}", value=bytes(KIB))
-            store.submit(log_pb2.Commit(events=[event]).SerializeToString(), answers.extend)
+        def commit(number: int) -> bytes:
+            event = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="note", id=f"{number:03}", value=bytes(KIB))
+            return log_pb2.Commit(events=[event]).SerializeToString()
 
-        submit(0)
-        while store._log.next_revision == 2:  # until it is appended, and about to be synced
+        store.submit(commit(0), answers.extend)
+        while store._log.next_revision == 3:  # until it is appended, and about to be synced
             time.sleep(0.001)
+        syncing_since = time.monotonic()
         for number in range(1, 1000):
+            payload = commit(number)
             try:
-                submit(number)
+                store.submit(payload, answers.extend)
+                queued_bytes += len(payload) + COMMIT_OVERHEAD_BYTES
             except ResourceExhausted:
                 refused += 1
-        for _ in range(_GETS):
-            assert store.get("note", "before").value == b"v"
+        for _ in range(_READS):
+            assert store.get("note", "before").value == store.get("note", "in memory").value == b"v"
+            assert len(store.list("note", limit=2).resources) == 2
         answered_meanwhile = len(answers)
-        channel.send((refused, answered_meanwhile))
+        time.sleep(max(0.0, syncing_since + _SLOW_SECONDS - time.monotonic()))
+        channel.send((refused, queued_bytes, len(payload) + COMMIT_OVERHEAD_BYTES, answered_meanwhile))
         store.close()
         channel.send((len(answers), store.horizon.revision, warnings))
 
@@ -62,16 +72,17 @@ def _under_a_slow_disk(directory: Path) -> Callable[[Channel], None]:
 
 @pytest.mark.skipif(bool(needs.strace()), reason=needs.strace())
 def test_a_slow_disk(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Gets go on, the queue has a bound, what was queued is made, and a warning says that the disk is slow."""
+    """Gets and Lists go on, the queue has a bound, what was queued is made, and a warning tells of the disk."""
     with Child(_under_a_slow_disk(tmp_path / "data")) as child:
         child.receive()
-        with Strace(child.pid, tmp_path / "trace", f"inject=fdatasync:delay_enter={_DELAY}"):
+        with Strace(child.pid, tmp_path / "trace", f"inject=fdatasync:delay_enter={_DELAY_SECONDS}s") as strace:
             child.go_on()
-            (refused, answered_meanwhile), (answered, revision, warnings) = child.rest()
-    # The queue has room for some forty commits of this size; all the others were told so at once.
-    assert refused > 900
-    assert answered_meanwhile == 0, "the Gets were held up until the fsync was done"
+            ((refused, queued_bytes, commit_bytes, answered_meanwhile),) = child.receive()
+            strace.let_go()
+        ((answered, revision, warnings),) = child.rest()
+    assert answered_meanwhile == 0, "writes were answered before the fsync was done, or reads after it"
+    assert queued_bytes <= _OPTIONS.queue_bytes_max < queued_bytes + commit_bytes
     assert answered == 1000 - refused
-    assert revision == 1 + answered
+    assert revision == 2 + answered
     assert any("slow disk: an fsync of the log took" in warning for warning in warnings)
-    record_property("tally", {"gets while an fsync was under way": _GETS, "writes refused": refused})
+    record_property("tally", {"reads while an fsync was under way": 3 * _READS, "writes refused": refused})

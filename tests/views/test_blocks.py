@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 from pathlib import Path
 
 import pytest
 
 from stigmer import config
 from stigmer.errors import CorruptView
+from stigmer.log import files
+from stigmer.log.format import crc32c
 from stigmer.views import blocks
 
 
@@ -66,6 +71,57 @@ def test_every_damage_to_the_mark_is_found(path: Path) -> None:
     for size in range(1, len(mark)):
         with pytest.raises(CorruptView, match="the mark of its clean end"):
             blocks.check(str(path), mark[:size])
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        (b"", "is damaged"),
+        (b"STGMRBLK", "is damaged"),
+        (struct.pack("<8sIIQ", b"STGMRBLK", 2, 1 << 20, 2097160), "is of another version"),
+        (struct.pack("<8sIIQ", b"STGMRCKP", 1, 1 << 20, 2097160), "is of another version"),
+    ],
+    ids=["no head", "half a head", "another version", "another magic"],
+)
+def test_mark_that_is_whole_and_none(path: Path, head: bytes, problem: str) -> None:
+    """Its own checksum alone does not make a mark."""
+    with pytest.raises(CorruptView, match=f"the mark of its clean end {problem}"):
+        blocks.check(str(path), head + struct.pack("<I", crc32c(0, head)))
+
+
+def test_mark_with_other_blocks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How large they are is said by the mark, not by the version that reads it."""
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 4096)
+    mark = blocks.checksums_of(str(path))
+    monkeypatch.undo()
+    assert blocks.check(str(path), mark)
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptView, match="in the bytes from 4096 on"):
+        blocks.check(str(path), mark)
+
+
+def test_empty_file_is_believed(path: Path) -> None:
+    """There is nothing in it that could be wrong."""
+    path.write_bytes(b"")
+    assert blocks.check(str(path), blocks.checksums_of(str(path)))
+
+
+def test_file_that_cannot_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that the disk does not give is damage; any other error says nothing of the file."""
+    mark = blocks.checksums_of(str(path))
+    code = errno.EIO
+
+    def fail(_fd: int, _size: int, _offset: int) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "read_at", fail)
+    with pytest.raises(CorruptView, match="cannot be read"):
+        blocks.check(str(path), mark)
+    code = errno.ENOMEM
+    with pytest.raises(OSError, match=os.strerror(code)):
+        blocks.check(str(path), mark)
 
 
 def test_mark_that_says_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
