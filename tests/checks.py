@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from hypothesis import settings
 
@@ -30,6 +32,15 @@ def check_store(store: Store) -> list[Event]:
     assert (report.differences, report.examples, report.revision) == (0, [], len(events))
     check_index(store, events)
     return events
+
+
+def copy_as_a_crash_leaves(store: Store, target: Path) -> None:
+    """Copy the directory of an open store as it is at one moment: on the writer's thread, so nothing is flushed."""
+
+    def copy() -> None:
+        shutil.copytree(store.directory, target)
+
+    store._writer.run(copy)
 
 
 def check_index(store: Store, events: list[Event]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checks import check_store
+from checks import check_store, copy_as_a_crash_leaves
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -159,7 +159,7 @@ class Model(RuleBasedStateMachine):
         self.opened += 1
         following = self.place / str(self.opened)
         if crash:
-            shutil.copytree(self.directory, following)
+            copy_as_a_crash_leaves(self.store, following)
         self.store.close()
         if not crash:
             self.directory.rename(following)

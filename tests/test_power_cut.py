@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from checks import check_store
+from checks import check_store, copy_as_a_crash_leaves
 
 from stigmer import config
 from stigmer.config import Durability, StoreOptions
@@ -25,7 +25,8 @@ EVENTS = 100
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take checkpoints often."""
+    """Take checkpoints often, and flush where a test says so, however long it takes."""
+    monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 3600.0)
     monkeypatch.setattr(config, "CHECKPOINT_EVENTS", EVENTS)
 
 
@@ -56,7 +57,8 @@ def taken(store: Store) -> int:
 
 def cut(store: Store, target: Path) -> Path:
     """Copy the directory of an open store: what is left of it where everything that was written reached the disk."""
-    shutil.copytree(store.directory, target, ignore=shutil.ignore_patterns("lock.mdb", "LOCK"))
+    taken(store)  # no checkpoint is written while it is copied
+    copy_as_a_crash_leaves(store, target)
     return target
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from checks import check_store
+from checks import check_store, copy_as_a_crash_leaves
 from views.support import edit
 
 from stigmer import codec, config, page_tokens
@@ -534,8 +533,9 @@ def test_views_from_before_the_index_are_folded_again(tmp_path: Path) -> None:
         assert store.recovery == ()
 
 
-def test_crash_loses_nothing_of_the_index(tmp_path: Path) -> None:
+def test_crash_loses_nothing_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was in memory when the process died, over what was flushed before, is folded again."""
+    monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 3600.0)
     with Store.open(tmp_path / "data", SMALL) as store:
         for n in range(8):
             store.save("agent_execution", f"x{n}", execution(f"s{n % 2}", 1))
@@ -543,7 +543,7 @@ def test_crash_loses_nothing_of_the_index(tmp_path: Path) -> None:
                 flush(store)
         store.delete("agent_execution", "x0")
         store.save("agent_execution", "x2", execution("s1", 3))
-        shutil.copytree(tmp_path / "data", tmp_path / "crashed")
+        copy_as_a_crash_leaves(store, tmp_path / "crashed")
         expected = store.list_indexed("agent_execution", [("session", ("s1",))])
     with Store.open(tmp_path / "crashed", SMALL) as store:
         assert store.recovery != ()

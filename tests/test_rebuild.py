@@ -276,9 +276,9 @@ def test_close_during_a_fold_ends_it_and_leaves_a_good_store(directory: Path, wh
     never = threading.Event()
     thread = threading.Thread(target=work)
     thread.start()
-    assert under_way.wait(10)
+    assert under_way.wait(60)
     store.close()
-    thread.join(10)
+    thread.join(60)
     assert len(ended) == 1
     assert len(generations.numbers(str(directory / "views"))) == 1
     with Store.open(directory, SMALL) as again:

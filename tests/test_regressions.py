@@ -68,7 +68,7 @@ def store(directory: Path) -> Iterator[Store]:
         check_store(opened)
 
 
-def ends(work: Callable[[], object], seconds: float = 20) -> bool:
+def ends(work: Callable[[], object], seconds: float = 60) -> bool:
     """Say whether some work ends, on a thread of its own."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -320,13 +320,13 @@ INTERRUPTED = """
 import faulthandler, signal, sys, threading, time
 from stigmer.config import Durability, StoreOptions
 from stigmer.store import Store
-faulthandler.dump_traceback_later(40, exit=True)
+faulthandler.dump_traceback_later(120, exit=True)
 store = Store.open(sys.argv[1], StoreOptions(durability=Durability.OS))
 work = {"get": lambda: store.get("note", "a"), "save": lambda: store.save("note", "a", b"")}[sys.argv[2]]
 store.save("note", "a", b"")
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 end, interrupts = time.monotonic() + 1.5, 0
-while time.monotonic() < end:
+while time.monotonic() < end or interrupts < 100:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0005 + interrupts % 100 * 1e-7)
         while True:
@@ -334,7 +334,6 @@ while time.monotonic() < end:
     except KeyboardInterrupt:
         interrupts += 1
     signal.setitimer(signal.ITIMER_REAL, 0)
-assert interrupts > 100, interrupts
 assert not store._writer.projector.environment._gate.inside
 store.save("note", "a", b"")
 store.close()
@@ -344,12 +343,12 @@ store.close()
 @pytest.mark.parametrize("work", ["get", "save"])
 def test_interrupted_call_does_not_hang_the_store(directory: Path, work: str) -> None:
     """One get in fifty stayed inside the gate, and `close` waited for it; one save in hundreds lost the wake-up."""
-    subprocess.run([sys.executable, "-c", INTERRUPTED, str(directory), work], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", INTERRUPTED, str(directory), work], check=True, timeout=180)
 
 
 def test_interrupted_close_does_not_let_go_of_the_lock(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(directory, SMALL)
-    interrupted, go_on = threading.Event(), threading.Event()
+    interrupted, quiet, go_on = threading.Event(), threading.Event(), threading.Event()
     write_group = store._writer._write_group
 
     def slow(group: list[Ticket]) -> None:
@@ -359,7 +358,8 @@ def test_interrupted_close_does_not_let_go_of_the_lock(directory: Path, monkeypa
         interrupt()
         while not interrupted.wait(0.1):  # a signal that comes just before a thread begins to wait does not wake it
             interrupt()
-        go_on.wait(20)
+        quiet.set()
+        go_on.wait()
         write_group(group)
 
     def once(_number: int, _frame: object) -> None:
@@ -374,6 +374,7 @@ def test_interrupted_close_does_not_let_go_of_the_lock(directory: Path, monkeypa
         with contextlib.suppress(KeyboardInterrupt):
             store.close()
             pytest.fail("was not interrupted")
+        assert quiet.wait(60)
     finally:
         signal.signal(signal.SIGINT, before)
     assert lock.is_held(str(directory))

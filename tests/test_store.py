@@ -259,7 +259,7 @@ def test_submitted_bytes_are_the_bytes_in_the_log(store: Store) -> None:
     payload += b"\xf2\x01\x03new"  # field 30
     answered = threading.Event()
     store.submit(payload, lambda tickets: answered.set())
-    assert answered.wait(10)
+    assert answered.wait(60)
     assert store.frame(1).payload == payload
     assert store.get("note", "a").value == b"v"
 
@@ -585,11 +585,11 @@ def test_tail_follows_and_ends_with_closed(store: Store) -> None:
         thread.start()
     fill(store, 120)
     for _ in threads:
-        assert caught_up.acquire(timeout=30)
+        assert caught_up.acquire(timeout=60)
     check_store(store)
     store.close()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(ended) == 3
     assert seen[0] == seen[1] == list(range(1, 121))
     assert seen[2] == list(range(6, 121, 6))

@@ -717,7 +717,7 @@ def test_keys_that_are_made_together_share_a_sync(vault: Vault, monkeypatch: pyt
         nonlocal syncs
         syncs += 1
         entered.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         sync_data(fd)
 
     monkeypatch.setattr(files, "sync_data", slow)
@@ -737,14 +737,14 @@ def test_keys_that_are_made_together_share_a_sync(vault: Vault, monkeypatch: pyt
     vault._turn = Counting()
     threads = [threading.Thread(target=vault.new_key, args=("environment", f"e{n}")) for n in range(16)]
     threads[0].start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     for thread in threads[1:]:
         thread.start()
-    assert all_wait.wait(10)
+    assert all_wait.wait(60)
     assert not any(vault.keys_of("environment", f"e{n}") for n in range(16)), "given before it was on disk"
     may_end.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert syncs == 2
     assert all(vault.keys_of("environment", f"e{n}") for n in range(16))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import check_store
+from checks import check_store, copy_as_a_crash_leaves
 
 from stigmer import config
 from stigmer.errors import DiskFull, StigmerError, StorageFailed
@@ -36,8 +35,8 @@ def store(directory: Path) -> Iterator[Store]:
 
 
 def comes_true(condition: Callable[[], bool]) -> bool:
-    """Wait until something is so; False if it is not after ten seconds."""
-    deadline = time.monotonic() + 10
+    """Wait until something is so; False if it is not after a minute."""
+    deadline = time.monotonic() + 60
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -48,10 +47,18 @@ def comes_true(condition: Callable[[], bool]) -> bool:
 def test_what_is_in_memory_is_flushed_after_a_while(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that has nothing to do puts what it has in memory into LMDB, and reads stay the same."""
     monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 0.2)
-    store.save("note", "a", b"1")
     projector = store._writer.projector
+    may_flush, flush = threading.Event(), projector.flush
+
+    def when_allowed() -> None:
+        may_flush.wait()
+        flush()
+
+    monkeypatch.setattr(projector, "flush", when_allowed)
+    store.save("note", "a", b"1")
     assert not projector.is_flushed
     assert store.get("note", "a").value == b"1"
+    may_flush.set()
     assert comes_true(lambda: projector.is_flushed)
     assert store.get("note", "a").value == b"1"
 
@@ -94,14 +101,17 @@ def test_a_list_looks_through_little_memory(store: Store, monkeypatch: pytest.Mo
     assert len(store.list("note")) == 23
 
 
-def test_what_a_crash_took_from_memory_is_folded_again(store: Store, directory: Path, tmp_path: Path) -> None:
+def test_what_a_crash_took_from_memory_is_folded_again(
+    store: Store, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The files as a kill -9 leaves them: the views lack what was in memory, and have it after the next open."""
+    monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 3600.0)
     for n in range(10):
         store.save("note", f"n{n % 3}", str(n).encode(), request_id=f"r{n}")
         if n == 4:
             store._writer.run(store._writer.projector.flush)
     crashed = tmp_path / "crashed"
-    shutil.copytree(directory, crashed, ignore=shutil.ignore_patterns("LOCK"))
+    copy_as_a_crash_leaves(store, crashed)
     with Store.open(crashed) as again:
         assert "folded revisions 6 to 10 into the views" in again.recovery
         assert [resource.value for resource in again.list("note")] == [b"9", b"7", b"8"]
@@ -128,6 +138,7 @@ def test_views_that_cannot_be_flushed_stop_writes_only_once_memory_is_full(
 ) -> None:
     """With room for the log only, reads go on; writes are refused at a bound, and retries get their answer."""
     monkeypatch.setattr(config, "UNFLUSHED_EVENTS_MAX", 5)
+    monkeypatch.setattr(config, "UNFLUSHED_SECONDS_MAX", 3600.0)
     tried: list[None] = []
 
     def full_again(*_: object) -> None:
@@ -138,7 +149,8 @@ def test_views_that_cannot_be_flushed_stop_writes_only_once_memory_is_full(
         patch.setattr(store._writer.projector.environment, "write", full_again)
         for n in range(5):
             store.save("note", f"n{n}", b"", request_id=f"r{n}")
-        time.sleep(0.3)
+        for _ in range(5):
+            store._writer.run(lambda: None)  # behind which the writer looks whether it must flush
         assert len(tried) == 1, "it is not tried over and over"
         for _ in range(3):
             with pytest.raises(DiskFull):

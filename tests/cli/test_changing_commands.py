@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -399,4 +398,4 @@ def test_what_is_no_skill_is_not_pushed(shared: Shell) -> None:
     assert shared.run("skill", "push", shared.home / "nowhere", code=2).stdout == ""
     (empty / "SKILL.md").write_text("words")
     assert shared.run("skill", "push", empty, "--tag", "no tag", code=2).stdout == ""
-    assert not os.listdir(shared.data / "artifacts") or "empty" not in shared.run("list", "skills").stdout
+    assert "empty" not in shared.run("list", "skills").stdout

@@ -137,7 +137,8 @@ def test_a_growing_message_is_one_text_on_the_terminal(shared: Shell, client: Cl
 
 def test_following_survives_a_daemon_that_is_killed(shell: Shell) -> None:
     """kill -9 and a new start on the same address: nothing is lost and nothing comes twice."""
-    daemon = Daemon(shell)
+    # Not a port, which somebody else may have been given when the daemon comes back.
+    daemon = Daemon(shell, where=("--listen", f"unix:{shell.home}/s"))
     shell.run("apply", "-f", "-", stdin=AGENT.encode())
     id = created(shell)
     statuses = recorded("tools")
@@ -150,7 +151,7 @@ def test_following_survives_a_daemon_that_is_killed(shell: Shell) -> None:
         lines.append(logs.stdout.readline().decode())
         assert lines[-1]
     daemon.stop(signal.SIGKILL)
-    again = Daemon(shell, "--listen", daemon.address)
+    again = Daemon(shell, where=("--listen", daemon.address))
     with stigmer.connect(again.address) as client:
         report(client, id, statuses[60:])
     rest, said = finish(logs, 0)

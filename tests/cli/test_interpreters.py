@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cli.support import Shell
 from cli.test_docs import COMMANDS
 
@@ -12,6 +14,7 @@ EXAMPLES = ROOT / "examples"
 RECORDING = ROOT / "tests" / "data" / "traffic" / "agent-run-chat.binpb.zst"
 
 
+@pytest.mark.timeout(1200)  # some forty interpreters, one after the other
 def test_every_command_runs_in_an_interpreter_of_its_own(shell: Shell) -> None:
     """One after the other, with a daemon that was started so too, and without it what takes none."""
     typed: set[str] = set()

@@ -180,18 +180,19 @@ def test_subscribe_ends_with_the_last_phase_the_deletion_or_the_time(client: Cli
 
 def test_subscribe_goes_on_with_the_same_store_and_refuses_another(tmp_path: Path) -> None:
     """A restart is told; revisions and states of another store would be a mistake."""
-    with DaemonProcess(tmp_path / "a") as first, connect(first.address, timeout=10) as client:
+    address = f"unix:{tmp_path}/s"
+    with DaemonProcess(tmp_path / "a", address) as first, connect(address, timeout=60) as client:
         id = execution(client, "followed")
         told: list[bool] = []
         request = AgentExecutionId(value=id).SerializeToString()
         states = client.subscribe(f"{EXECUTIONS}QueryController/subscribe", request, told=told.append)
         next(states)
         first.kill()
-        with DaemonProcess(tmp_path / "a", first.address) as second:
+        with DaemonProcess(tmp_path / "a", address) as second:
             assert AgentExecution.FromString(next(states)).metadata.id == id
             assert told == [False, True]
             second.kill()
-        with DaemonProcess(tmp_path / "b", first.address), pytest.raises(StigmerError, match="another store"):
+        with DaemonProcess(tmp_path / "b", address), pytest.raises(StigmerError, match="another store"):
             next(states)
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,13 @@ from daemon.support import DaemonProcess
 
 import stigmer.aio
 from stigmer.client import connect
+from stigmer.client.sync import Client
 from stigmer.errors import (
     AlreadyExists,
     Closed,
     DeadlineExceeded,
     InvalidArgument,
+    OutcomeUnknown,
     StigmerError,
     Unavailable,
 )
@@ -41,6 +43,13 @@ def free_port() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def impatient(address: str, timeout: float) -> Client:
+    """Connect with a short timeout, though this machine may be busy with something else for longer."""
+    while True:
+        with contextlib.suppress(OutcomeUnknown):
+            return connect(address, timeout)
 
 
 # --- nobody there ---
@@ -190,25 +199,32 @@ def test_a_call_rides_through_a_restart(tmp_path: Path, address: str) -> None:
 
 def test_a_daemon_that_does_not_come_back(tmp_path: Path, address: str) -> None:
     """After the timeout the error says what is unknown, and how to make sure."""
-    with DaemonProcess(tmp_path / "data", address) as process, connect(address, timeout=0.5) as client:
-        client.save("k", "a", b"1")
+    with DaemonProcess(tmp_path / "data", address) as process, impatient(address, 0.5) as client:
         process.kill()
-        with pytest.raises(Unavailable) as caught:
-            client.save("k", "b", b"2")
-        assert "(tried for 0.5 s)" in caught.value.message
-        assert caught.value.request_id
-        assert caught.value.hint
-        with pytest.raises(Unavailable) as read:
-            client.get("k", "a")
-        assert read.value.request_id is None
-        with pytest.raises(Unavailable):
-            list(client.tail(follow=False))
+        error = told(lambda: client.save("k", "b", b"2"))
+        assert "(tried for 0.5 s)" in error.message
+        assert error.request_id
+        assert error.hint
+        assert told(lambda: client.get("k", "a")).request_id is None
+        told(lambda: list(client.tail(follow=False)))
+
+
+def told(call: Callable[[], object]) -> Unavailable:
+    """Make a call that is told that nobody is there; where this machine was busy for too long, it finds nobody out."""
+    while True:
+        try:
+            with pytest.raises(Unavailable) as caught:
+                call()
+            return caught.value
+        except DeadlineExceeded:
+            continue
 
 
 def test_a_save_that_was_not_answered_in_time(tmp_path: Path, address: str) -> None:
     """The same request id finds out what became of it, and applies it once."""
-    with DaemonProcess(tmp_path / "data", address) as process, connect(address, timeout=0.3) as client:
-        client.save("k", "a", b"1")
+    with DaemonProcess(tmp_path / "data", address) as process, impatient(address, 0.3) as client:
+        with connect(address, timeout=60) as patient:
+            patient.save("k", "a", b"1")
         process.signal(signal.SIGSTOP)
         with pytest.raises(DeadlineExceeded) as caught:
             client.save("k", "b", b"2")
@@ -216,7 +232,7 @@ def test_a_save_that_was_not_answered_in_time(tmp_path: Path, address: str) -> N
         request_id = caught.value.request_id
         assert request_id is not None
         assert request_id in str(caught.value.hint)
-        with connect(address) as patient:
+        with connect(address, timeout=60) as patient:
             assert patient.save("k", "b", b"2", request_id=request_id) == 2
             assert [event.id for event in patient.tail(follow=False)] == ["a", "b"]
 
@@ -381,9 +397,13 @@ def test_an_interrupt_ends_a_waiting_tail(tmp_path: Path, address: str) -> None:
         tail = client.tail()
         next(tail)
         timer = threading.Timer(0.2, signal.raise_signal, args=(signal.SIGINT,))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
+
+        def wait() -> None:
+            timer.start()
             next(tail)
+
+        with pytest.raises(KeyboardInterrupt):
+            wait()
         timer.join()
         with pytest.raises(AlreadyExists):
             client.save("k", "a", b"", expected_revision=0)

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -36,29 +35,36 @@ def with_strace(data_dir: Path, injected: str) -> tuple[str, ...]:
 
 def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path) -> None:
     """While an fsync takes long, reads are answered; a save that nobody waits for any more is still made."""
-    wrapper = with_strace(tmp_path / "data", "delay_enter=2s")
+    # A machine that is busy may need more than the first for what a free one does in a tenth of it.
+    assert any(reads_are_answered_during_a_sync(tmp_path / delay, delay) for delay in ("2s", "10s", "60s"))
+
+
+def reads_are_answered_during_a_sync(data_dir: Path, delay: str) -> bool:
+    """Read while an fsync takes so long; say whether that was over before it."""
+    wrapper = with_strace(data_dir, f"delay_enter={delay}")
     with (
-        DaemonProcess(tmp_path / "data", wrapper=wrapper) as process,
+        DaemonProcess(data_dir, wrapper=wrapper) as process,
         grpc.insecure_channel(process.address) as channel,
     ):
         methods = wire.methods(wire.STORE_SERVICE)
         request = store_pb2.SaveRequest(kind="k", id="after", value=b"v").SerializeToString()
         saving = channel.unary_unary(methods["save"].path).future(request)
         get = channel.unary_unary(methods["get"].path)
-        begun = time.monotonic()
         # On the same connection behind the save, so the save is in the daemon's hands when these are answered.
         for _ in range(20):
             get(store_pb2.GetRequest(kind="k", id="before").SerializeToString())
-        assert time.monotonic() - begun < 1.5
-        assert not saving.done()
+        if saving.done():
+            return False
         process.signal(signal.SIGTERM)
         process.signal(signal.SIGINT)
-        assert process.wait() == 0
-        assert saving.exception().code() is grpc.StatusCode.UNAVAILABLE
+        assert process.wait(200) == 0
+        gone = saving.exception() is not None
+        assert not gone or saving.exception().code() is grpc.StatusCode.UNAVAILABLE
         assert process.read_stderr() == ""
-    with Store.open(tmp_path / "data") as store:
+    with Store.open(data_dir) as store:
         assert store.status().recovery == []
         assert store.get("k", "after").value == b"v"
+    return gone
 
 
 def test_a_save_that_is_cancelled_does_not_hold_up_its_group(tmp_path: Path) -> None:

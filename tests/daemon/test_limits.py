@@ -68,7 +68,6 @@ def test_the_largest_metadata(tmp_path: Path) -> None:
 def test_commits_that_wait_for_the_disk(tmp_path: Path) -> None:
     """Beyond `--queue-max` a commit is refused with the limit's name, and those that were taken are made."""
     limit = 64 * config.KIB
-    refused: list[int] = []
 
     async def run(address: str) -> None:
         async with grpc.aio.insecure_channel(address) as channel:
@@ -84,14 +83,14 @@ def test_commits_that_wait_for_the_disk(tmp_path: Path) -> None:
                 assert (detail.limit, detail.limit_value) == ("QUEUE_BYTES_MAX", limit)
                 return False
 
-            made = await asyncio.gather(*(save(number) for number in range(200)))
-            refused.append(made.count(False))
+            made: list[bool] = []
+            while all(made):  # until the disk was slower than they
+                made += await asyncio.gather(*(save(len(made) + number) for number in range(200)))
             found = store_pb2.CountResponse.FromString(await channel.unary_unary(STORE["count"].path)(b""))
             assert found.counts["k"] == made.count(True) > 0
 
     with DaemonProcess(tmp_path / "data", store=StoreOptions(queue_bytes_max=limit)) as process:
         asyncio.run(run(process.address))
-    assert refused[0] > 0
 
 
 # --- calls ---
@@ -257,14 +256,21 @@ def test_a_flood_of_pings(tmp_path: Path) -> None:
         opened.sendall(PREFACE + frame(SETTINGS))
         frames = frames_until_end(opened)
         for _ in range(5):
-            begun = time.monotonic()
             opened.sendall(frame(PING, bytes(8)))
             assert next(kind for kind, _ in frames if kind in (PING, GOAWAY)) == PING
-            while time.monotonic() < begun + 0.15:  # as a client with a keepalive does
-                os.sched_yield()
+            time.sleep(0.15)  # from the moment on in which the daemon has had it, however late that was
 
 
 IDLE = 5_000
+
+
+def seconds_used(pid: int) -> float:
+    """Give the time of a processor that a process has had, in seconds."""
+    path = Path(f"/proc/{pid}/stat")
+    if not path.exists():
+        pytest.skip("the time of a process is read from /proc")
+    user, system = path.read_text().rpartition(")")[2].split()[11:13]  # proc(5): fields 14 and 15
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_thousands_of_idle_connections(tmp_path: Path) -> None:
@@ -281,19 +287,19 @@ def test_thousands_of_idle_connections(tmp_path: Path) -> None:
             contextlib.ExitStack() as stack,
         ):
 
-            def slowest_of_gets() -> float:
-                seconds = []
+            def seconds_of_gets() -> float:
+                """What they cost the daemon, which is not what a busy machine lets them wait."""
+                before = seconds_used(process.pid)
                 for _ in range(300):
-                    begun = time.perf_counter()
                     client.get("k", "a")
-                    seconds.append(time.perf_counter() - begun)
-                return sorted(seconds)[-3]
+                return seconds_used(process.pid) - before
 
             client.save("k", "a", b"v")
-            before = slowest_of_gets()
+            before = seconds_of_gets()
             for _ in range(IDLE):
                 stack.enter_context(connected(process.address))
-            assert slowest_of_gets() < max(5 * before, 0.05)
+            assert_serves(process)  # on a connection behind all of them, which have been accepted now
+            assert seconds_of_gets() < 3 * before + 0.3
             for _ in range(20):
                 client.save("k", "a", os.urandom(20_000))
             assert client.status().segments > 3

@@ -31,7 +31,7 @@ KIND = "k"
 FINAL = b"final"
 LARGE = bytes(config.MIB)
 REVISION = struct.Struct("<Q")
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 240
 
 
 class Served:

@@ -18,7 +18,7 @@ from stigmer.pb import log_pb2
 from stigmer.store import Store
 
 _OPTIONS = StoreOptions(map_bytes=1 << 20, queue_bytes_max=64 * KIB)
-_DELAY_SECONDS = 10
+_DELAY_SECONDS = 60
 """An fsync takes so long where nobody ends it before."""
 _SLOW_SECONDS = 2.0
 """It takes so long at least, and is then told of."""

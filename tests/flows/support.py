@@ -34,7 +34,7 @@ TRAFFIC = Path(__file__).parent.parent / "data" / "traffic"
 API_VERSION = "agentic.stigmer.ai/v1"
 PLATFORM, ORGANIZATION, IDENTITY = 1, 2, 3
 PENDING, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = 1, 2, 3, 4, 5
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 240
 """A guard against hanging for ever; nothing is expected to take as long."""
 
 UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))

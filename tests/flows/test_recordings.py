@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -110,11 +112,15 @@ class Player:
         self._client, self._id = client, id
         self._run = uuid.uuid4().hex
         self.repeated = 0
+        self.under_way = -1
+        """The number of the last report that was sent."""
 
     def report(self, number: int, status: Any) -> Any:
         while True:
             try:
-                return self._client.report(KIND, self._id, status, f"{self._run}-{number}")
+                call = self._client.begin_report(KIND, self._id, status, f"{self._run}-{number}")
+                self.under_way = number
+                return call.result()
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
@@ -156,8 +162,9 @@ def test_subscribers_of_a_recording(client: Client, daemon: DaemonProcess, name:
 def test_a_recording_over_a_crash(tmp_path: Path, name: str) -> None:
     """Where the daemon is killed, runner and subscribers go on with the next one, and each report is applied once."""
     statuses = recorded(name)
+    half = len(statuses) // 2
     address = f"unix:{tmp_path}/s"
-    enough = threading.Event()
+    enough, stands_still = threading.Event(), threading.Event()
     with Client(address) as client, Client(address) as other, ThreadPoolExecutor(1) as threads:
         with DaemonProcess(tmp_path / "data", address) as first:
             id = new_execution(client, KIND)
@@ -166,13 +173,18 @@ def test_a_recording_over_a_crash(tmp_path: Path, name: str) -> None:
 
             def play() -> Any:
                 for number, status in enumerate(statuses):
-                    last = player.report(number, status)
-                    if number == len(statuses) // 2:
+                    if number == half:
                         enough.set()
+                        assert stands_still.wait(LIMIT_SECONDS)
+                    last = player.report(number, status)
                 return last
 
             playing = threads.submit(play)
             assert enough.wait(LIMIT_SECONDS)
+            first.signal(signal.SIGSTOP)
+            stands_still.set()
+            while player.under_way < half:
+                time.sleep(0.001)
             first.kill()
         with DaemonProcess(tmp_path / "data", address):
             last = playing.result(LIMIT_SECONDS)

@@ -334,9 +334,9 @@ def test_problems_are_many_but_a_message_is_not_endless() -> None:
 
 
 def _quickly(text: str, source: str = "m.yaml") -> str:
-    started = time.monotonic()
+    started = time.process_time()  # what a busy machine gives to others does not count
     problem = _problems(text, source)[0]
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     return problem
 
 

@@ -29,7 +29,7 @@ from stigmer.wire import ERROR_DETAIL_KEY, NEXT_PAGE_TOKEN_KEY, REQUEST_ID_KEY
 for _module in pkgutil.iter_modules(agentic.__path__):
     importlib.import_module(f"{agentic.__name__}.{_module.name}")
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 240
 API_VERSION = "agentic.stigmer.ai/v1"
 PLATFORM, ORGANIZATION, IDENTITY = 1, 2, 3
 PENDING, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = 1, 2, 3, 4, 5

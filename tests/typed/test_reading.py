@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
+from daemon.support import DaemonProcess
 
 from typed.support import (
     COMPLETED,
@@ -104,29 +105,38 @@ def test_reference_finds_by_organization(services: Services) -> None:
 # --- lists ---------------------------------------------------------------------------------------------
 
 
+class Sessions(NamedTuple):
+    """Sessions that are all of a daemon."""
+
+    services: Services
+    ids: list[str]
+    """Newest first."""
+
+
 @pytest.fixture(scope="module")
-def sessions(services: Services) -> Iterator[list[str]]:
-    """The ids of sixty sessions, newest first; every third one is tagged."""
-    made = []
-    for number in range(60):
-        session = make("session", f"Listed {number}", tags=["all", *(["third"] if number % 3 == 0 else [])])
-        session.spec.agent_instance_id = f"ain-{number % 2}"
-        made.append(services.session.create(session).metadata.id)
-    yield made[::-1]
-    for id in made:
-        services.session.delete(value=id)
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
+    """Sixty sessions, of which every third one is tagged, in a daemon of their own: other tests make sessions, too."""
+    with DaemonProcess(tmp_path_factory.mktemp("listed") / "data") as process, Services(process.address) as services:
+        made = []
+        for number in range(60):
+            session = make("session", f"Listed {number}", tags=["all", *(["third"] if number % 3 == 0 else [])])
+            session.spec.agent_instance_id = f"ain-{number % 2}"
+            made.append(services.session.create(session).metadata.id)
+        yield Sessions(services, made[::-1])
 
 
-def test_list_gives_the_newest_first(services: Services, sessions: list[str]) -> None:
+def test_list_gives_the_newest_first(listed: Sessions) -> None:
     """Fifty at a time where the request says nothing, or nonsense."""
+    services, sessions = listed
     for size in (0, -1):
         answer = services.session.list(page_size=size)
         assert (ids(answer), answer.total_pages) == (sessions[:50], 2)
 
 
 @pytest.mark.parametrize(("size", "pages"), [(7, 9), (20, 3), (59, 2), (60, 1), (61, 1), (1000, 1), (100_000, 1)])
-def test_pages_by_number_and_by_token(services: Services, sessions: list[str], size: int, pages: int) -> None:
+def test_pages_by_number_and_by_token(listed: Sessions, size: int, pages: int) -> None:
     """Both ways through a list give every resource once; there are as many pages as total_pages says."""
+    services, sessions = listed
     by_number, by_token, token = [], [], ""
     for page in range(1, pages + 1):
         answer = services.session.list(page_size=size, page_token=str(page))
@@ -141,8 +151,9 @@ def test_pages_by_number_and_by_token(services: Services, sessions: list[str], s
     assert ids(services.session.list(page_size=size, page_token="0")) == sessions[:size]
 
 
-def test_token_goes_on_where_the_page_ended(services: Services, sessions: list[str]) -> None:
+def test_token_goes_on_where_the_page_ended(listed: Sessions) -> None:
     """Also where something was created meanwhile; pages by number do so until the first one is read again."""
+    services, sessions = listed
     first = services.session.call("list", page_size=10)
     extra = services.session.create(make("session", "Came Between"))
     try:
@@ -163,8 +174,9 @@ def test_token_that_was_not_given_out(services: Services, token: str) -> None:
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_token_of_another_list(services: Services, sessions: list[str]) -> None:
+def test_token_of_another_list(listed: Sessions) -> None:
     """A token belongs to the filter that it was given out for."""
+    services = listed.services
     token = services.session.call("list", page_size=10).next_page_token
     for request in ({"tags": ["all"]}, {"tags": ["third"]}):
         with pytest.raises(Refused, match="INVALID_ARGUMENT: page_token: ") as caught:
@@ -172,8 +184,9 @@ def test_token_of_another_list(services: Services, sessions: list[str]) -> None:
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_all_tags_must_match(services: Services, sessions: list[str]) -> None:
+def test_all_tags_must_match(listed: Sessions) -> None:
     """Each tag narrows the list; total_pages counts what is left."""
+    services, sessions = listed
     third = [id for place, id in enumerate(reversed(sessions)) if place % 3 == 0][::-1]
     for tags, found in (
         (["third"], third),
@@ -225,8 +238,9 @@ def test_a_page_fits_into_what_clients_receive(services: Services) -> None:
     services.workflow.delete(value=flow.metadata.id)
 
 
-def test_sessions_by_agent_and_by_instance(services: Services, sessions: list[str]) -> None:
+def test_sessions_by_agent_and_by_instance(listed: Sessions) -> None:
     """`listByAgent` takes the id of an agent, whose instances' sessions are meant, or of an instance."""
+    services, sessions = listed
     agent = services.agent.create(make("agent", "Has Sessions"))
     second = make("agent_instance", "Second Instance")
     second.spec.agent_id = agent.metadata.id
