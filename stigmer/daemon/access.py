@@ -22,6 +22,7 @@ from stigmer.credentials import Pair
 from stigmer.daemon import handlers
 from stigmer.daemon.handlers import Context
 from stigmer.errors import InvalidArgument, Unauthenticated
+from stigmer.model import AccessStatus
 from stigmer.wire import Address
 
 _OPEN_TO_ALL = "/grpc.health.v1.Health/Check"
@@ -84,16 +85,15 @@ class Access:
         if self._pair is not None and self._pair.days_left() < config.CERTIFICATE_WARNING_DAYS:
             _logger.warning("the certificate in %s ends in %.1f days", self._options.tls_cert, self._pair.days_left())
 
-    def summary(self) -> str:
-        """Say in a line what TCP takes; empty where that is nothing."""
-        said = []
-        if self._token is not None:
-            said.append(f"token in {self._token_path}")
-        if self._pair is not None:
-            whose = " with certificates of clients" if self._options.tls_client_ca is not None else ""
-            until = f"{self._pair.valid_until:%Y-%m-%d}"
-            said.append(f"TLS{whose}, certificate valid for {self._pair.days_left():.0f} days, until {until}")
-        return "; ".join(said)
+    def status(self) -> AccessStatus:
+        """Say what is asked of callers, and until when the certificate holds."""
+        return AccessStatus(
+            str(self._options.auth),
+            wire.path_text(self._token_path),
+            self._pair is not None,
+            self._options.tls_client_ca is not None,
+            round(self._pair.valid_until.timestamp()) * 1_000_000_000 if self._pair is not None else 0,
+        )
 
     def guarded(self, behind: Sequence[grpc.GenericRpcHandler]) -> Sequence[grpc.GenericRpcHandler]:
         """Put what callers have to show before these handlers."""

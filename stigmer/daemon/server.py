@@ -84,7 +84,7 @@ class Server:
         """The addresses, with the real ports, once it listens."""
         self._sockets: list[tuple[str, int]] = []
         self._tails = Tails(store, self._readers, limits.tails_max)
-        self._admin = AdminService(store, resources, self._tails, self._readers, self.listen)
+        self._admin = AdminService(store, resources, self._access, self._tails, self._readers, self.listen)
         self._health = health.aio.HealthServicer()
         queue = CommitQueue(store)
         self._store_service = StoreService(store, queue, self._tails)
