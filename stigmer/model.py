@@ -258,6 +258,9 @@ class Status(msgspec.Struct, frozen=True):
     """How many slots for readers of it have been in use."""
     access: AccessStatus | None = None
     """None for an embedded store, and for a daemon of an older version."""
+    refused: dict[str, int] = {}
+    """How many calls, and commits of streams, the daemon has refused since its start, because their caller showed no
+    token or a limit was reached; by the name of the status code."""
 
 
 class FoldProgress(msgspec.Struct, frozen=True):

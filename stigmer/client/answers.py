@@ -91,6 +91,7 @@ def status(answer: bytes) -> Status:
         log_saved_bytes=m.log_saved_bytes,
         views_map_bytes=m.views_map_bytes,
         views_readers=m.views_readers,
+        refused=dict(m.refused),
         access=_access(m.access) if m.HasField("access") else None,
     )
 

@@ -1,7 +1,6 @@
-"""Who may make calls: the token and the certificates that the daemon was told to use, and the guard before TCP's calls.
+"""Who may make calls over TCP: the token and the certificates that the daemon was told to use.
 
 Invariants:
-- A call without the token is refused before its request is read, so that it costs no memory.
 - The comparison with the token takes as long for one wrong token as for another of its length.
 - Only `grpc.health.v1.Health/Check` is answered without a token: it tells that the daemon runs.
 """
@@ -11,16 +10,13 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable
 
 import grpc
 
 from stigmer import config, credentials, names, wire
 from stigmer.config import AccessOptions, Auth
 from stigmer.credentials import Pair
-from stigmer.daemon import handlers
-from stigmer.daemon.handlers import Context
 from stigmer.errors import InvalidArgument, Unauthenticated
 from stigmer.model import AccessStatus
 from stigmer.wire import Address
@@ -95,53 +91,18 @@ class Access:
             round(self._pair.valid_until.timestamp()) * 1_000_000_000 if self._pair is not None else 0,
         )
 
-    def guarded(self, behind: Sequence[grpc.GenericRpcHandler]) -> Sequence[grpc.GenericRpcHandler]:
-        """Put what callers have to show before these handlers."""
-        return behind if self._token is None else (_Guard(behind, self._token),)
-
-
-Details: TypeAlias = Any
-"""`grpc.HandlerCallDetails`: the method's path and the metadata."""
-
-
-class _Guard(grpc.GenericRpcHandler):
-    """Finds the handler of a call that shows the token; one that refuses for any other."""
-
-    def __init__(self, behind: Sequence[grpc.GenericRpcHandler], token: str) -> None:
-        self._behind = tuple(behind)
-        self._expected = token.encode("ascii")
-
-    def service(self, handler_call_details: Details) -> handlers.Handler | None:
-        """Give the handler of a call; called by gRPC before it reads the request."""
-        if handler_call_details.method != _OPEN_TO_ALL:
-            problem = self._problem(handler_call_details.invocation_metadata)
-            if problem is not None:
-                return _refusing(handler_call_details.method, problem)
-        for handler in self._behind:
-            found = handler.service(handler_call_details)
-            if found is not None:
-                return found
-        return None
-
-    def _problem(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    def problem(self, path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Unauthenticated | None:
+        """Give the error for a call over TCP that does not show the token; None where it may be made."""
+        if self._token is None or path == _OPEN_TO_ALL:
+            return None
         problem = "has no token"
-        for key, value in metadata or ():
+        expected = self._token.encode("ascii")
+        for key, value in metadata:
             if key != wire.AUTHORIZATION_KEY:
                 continue
             text = value if isinstance(value, str) else value.decode("latin-1")
             scheme, _, shown = text.partition(" ")
-            if scheme.lower() == "bearer" and hmac.compare_digest(
-                shown.encode("utf-8", "surrogateescape"), self._expected
-            ):
+            if scheme.lower() == "bearer" and hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), expected):
                 return None
             problem = "has another token than the daemon's"
-        return problem
-
-
-def _refusing(path: str, problem: str) -> handlers.Handler:
-    async def refuse(requests: Any, context: Context) -> None:
-        await handlers.refuse(context, path, Unauthenticated(f"the call {problem}"))
-
-    # Such a handler reads the request itself, and this one does not; whatever the method takes and gives, a client
-    # understands a call that ends with a status and nothing before it.
-    return grpc.stream_unary_rpc_method_handler(refuse)
+        return Unauthenticated(f"the call {problem}")

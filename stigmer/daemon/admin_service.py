@@ -16,6 +16,7 @@ import msgspec
 from stigmer import codec, wire
 from stigmer.daemon.access import Access
 from stigmer.daemon.handlers import Context
+from stigmer.daemon.refusals import Refusals
 from stigmer.daemon.tail import Tails
 from stigmer.errors import InvalidArgument, StigmerError
 from stigmer.model import FoldProgress, FoldReport, ProgressCallback, SegmentInfo
@@ -35,6 +36,7 @@ class AdminService:
         resources: Resources,
         access: Access,
         tails: Tails,
+        refusals: Refusals,
         readers: Executor,
         listen: list[str],
     ) -> None:
@@ -43,6 +45,7 @@ class AdminService:
         self._resources = resources
         self._access = access
         self._tails = tails
+        self._refusals = refusals
         self._readers = readers
         self._listen = listen
         self._loop = asyncio.get_running_loop()
@@ -76,6 +79,7 @@ class AdminService:
             tails=self._tails.count,
             recovery=found.recovery,
             access=store_pb2.Access(**msgspec.structs.asdict(self._access.status())),
+            refused=self._refusals.counts,
         ).SerializeToString()
 
     async def segments(self, request: bytes, context: Context) -> bytes:

@@ -145,6 +145,19 @@ def test_a_daemon_that_does_not_tell_of_access(shell: Shell) -> None:
     assert (said.startswith("stigmer 0.0.9  pid 7"), "access" in said, record["access"]) == (True, False, None)
 
 
+def test_status_says_how_many_were_refused(shell: Shell, closed: Daemon) -> None:
+    """Where there were any, and where to read more."""
+    assert "refused" not in shell.run("daemon", "status").stdout
+    assert json.loads(shell.run("daemon", "status", "-o", "json").stdout)["refused"] == {}
+    strangers = {"STIGMER_DATA_DIR": str(shell.home / "none"), "STIGMER_ADDR": closed.address}
+    for _ in range(2):
+        shell.run("list", **strangers, code=1)
+    record = json.loads(shell.run("daemon", "status", "-o", "json").stdout)["refused"]
+    assert record.keys() == {"UNAUTHENTICATED"}
+    said = f"refused {record['UNAUTHENTICATED']} unauthenticated; see: stigmer daemon logs"
+    assert said in shell.run("daemon", "status").stdout.splitlines()
+
+
 # --- the token ---
 
 

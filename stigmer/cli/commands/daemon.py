@@ -211,7 +211,7 @@ def _timeout(invocation: Invocation, otherwise_seconds: float) -> float:
 def daemon_status(invocation: Invocation) -> None:
     """Say whether the daemon runs, and how it is. Exit code 3: it does not run."""
     from stigmer.cli.output import rfc3339, write_record
-    from stigmer.cli.units import age, counted, home_shortened
+    from stigmer.cli.units import age, counted, home_shortened, visible
 
     status = _status(invocation)
     if status is None:
@@ -241,6 +241,7 @@ def daemon_status(invocation: Invocation) -> None:
             "tails": status.tails,
             "recovery": list(status.recovery),
             "access": _access_record(status.access),
+            "refused": dict(sorted(status.refused.items())),
         }
         write_record(record, invocation.output)
         return
@@ -252,6 +253,11 @@ def daemon_status(invocation: Invocation) -> None:
     if status.access is not None:
         print(f"access  {_access_line(status.access, status.listen)}")
     print(f"tails   {status.tails}")
+    if status.refused:
+        refused = (
+            f"{count} {visible(code).lower().replace('_', ' ')}" for code, count in sorted(status.refused.items())
+        )
+        print(f"refused {', '.join(refused)}; see: stigmer daemon logs")
 
 
 def _access_record(access: AccessStatus | None) -> dict[str, object] | None:
