@@ -167,8 +167,6 @@ def _open_and_serve(
                 ", ".join(listen),
             )
             asked = access.status().summary()
-            if asked:
-                _logger.info("TCP takes: %s", asked)
             waiting_parent.tell_ready(info)
             ready(Started(info, status, time.monotonic() - begun, asked))
 

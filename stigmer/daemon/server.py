@@ -85,6 +85,7 @@ class Server:
         self.listen: list[str] = []
         """The addresses, with the real ports, once it listens."""
         self._sockets: list[tuple[str, int]] = []
+        self._renewals: asyncio.Task[None] | None = None
         self._refusals = Refusals()
         boundary = Boundary(self._refusals)
         self._tails = Tails(store, self._readers, limits.tails_max)
@@ -120,7 +121,7 @@ class Server:
         self._local = self._make(Gate(found.generic, boundary, limits.calls_max, None), count)
 
     def _make(self, gate: Gate, address_count: int) -> grpc.aio.Server:
-        options = _options(self._limits, address_count, is_remote=self._access.credentials is not None)
+        options = _options(self._limits, address_count, is_remote=self._access.speaks_tls)
         server = grpc.aio.server(options=options)
         server.add_generic_rpc_handlers((gate,))
         return server
@@ -140,16 +141,18 @@ class Server:
         except BaseException:
             await self.stop(0)
             raise
+        self._renewals = asyncio.create_task(self._access.follow_renewals())
         for name in ("", *self._services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def _bind(self, address: Address) -> str:
         if not address.is_unix:
             try:
-                if self._access.credentials is None:
+                tls = self._access.server_credentials()
+                if tls is None:
                     port = self._tcp.add_insecure_port(str(address))
                 else:
-                    port = self._tcp.add_secure_port(str(address), self._access.credentials)
+                    port = self._tcp.add_secure_port(str(address), tls)
             except RuntimeError as error:
                 raise explain_failure(address) from error
             return str(Address(address.host, port, ""))
@@ -177,6 +180,8 @@ class Server:
         Tails end at once, and streams of commits once what was read of them is answered: their clients go on with them
         where the daemon comes back.
         """
+        if self._renewals is not None:
+            self._renewals.cancel()
         await self._health.enter_graceful_shutdown()
         self._store_service.end_streams("the daemon is stopping")
         self._watches.end("the daemon is stopping")

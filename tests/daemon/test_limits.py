@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,7 +18,7 @@ import pytest
 from http2 import GOAWAY, MAX_CONCURRENT_STREAMS, PING, PREFACE, SETTINGS, connected, frame, frames_until_end
 
 import stigmer.aio
-from daemon.support import ANY_PORT, DaemonProcess
+from daemon.support import ANY_PORT, DaemonProcess, until
 from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.config import Limits, StoreOptions
@@ -341,10 +341,3 @@ def answers(address: str) -> bool:
     """Say whether a new connection is served."""
     with connected(address) as opened:
         return next(frames_until_end(opened), None) is not None
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Ask again and again until something holds."""
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() < begun + 30
