@@ -132,6 +132,12 @@ DAEMON_LOG_FILES = 3
 DRAIN_SECONDS = 5.0
 """How long a daemon that was told to stop waits for calls under way."""
 
+RENEWAL_LOOK_SECONDS = 1.0
+"""The daemon looks so often whether the files of its token and its certificates are others."""
+
+REFUSALS_LOG_SECONDS = 60
+"""The daemon's log has at most one line in this time for each cause for which calls are refused."""
+
 FILES_RESERVED = 256
 """Open files that are kept free of connections, beside one for each tail."""
 

@@ -58,18 +58,23 @@ def read_token(path: str, origin: str) -> str:
     return check_token(_text_of(_read(path, origin)), f"{origin}: {path}")
 
 
-def read_or_make_token(path: str, origin: str) -> tuple[str, bool]:
-    """Read the token that the daemon asks for, or make it, durably and readable by us alone; say whether it was made.
+def make_token(path: str, origin: str) -> bool:
+    """Make the token that the daemon asks for, durably and readable by us alone, and say whether it was made; where
+    something is there it is left alone.
+
+    Raises `InvalidArgument` where the file cannot be made.
+    """
+    if os.path.lexists(path):
+        return False
+    _make_token(path, origin)
+    return True
+
+
+def read_own_token(path: str, origin: str) -> str:
+    """Read the token that the daemon asks for.
 
     Raises `InvalidArgument` where the file cannot be used, is open to others, or does not hold a token.
     """
-    if not os.path.lexists(path):
-        _make_token(path, origin)
-        return _read_own_token(path, origin), True
-    return _read_own_token(path, origin), False
-
-
-def _read_own_token(path: str, origin: str) -> str:
     text = _text_of(_read(path, origin, is_secret=True))
     return check_token(text, f"{origin}: {path}", _TOKEN_CHARACTERS_MIN)
 

@@ -206,6 +206,30 @@ class FrameInfo(msgspec.Struct, frozen=True):
     """How many deltas have to be applied to get the payload."""
 
 
+class AccessStatus(msgspec.Struct, frozen=True):
+    """What callers of a daemon over TCP have to show, and what they are shown. Those at sockets show nothing."""
+
+    auth: str
+    """"none" or "token"."""
+    token_file: str
+    """Where the daemon has the token from; empty where it asks for none."""
+    tls: bool
+    client_certificates: bool
+    """Clients have to show a certificate."""
+    certificate_valid_until_ns: int
+    """The end of the daemon's own certificate; 0 without TLS."""
+
+    def summary(self) -> str:
+        """Say in a line what TCP takes; empty where that is nothing."""
+        said = [f"token in {self.token_file}"] if self.token_file else []
+        if self.tls:
+            whose = " with certificates of clients" if self.client_certificates else ""
+            until = to_datetime(self.certificate_valid_until_ns)
+            days = (until - datetime.now(UTC)).total_seconds() / 86_400
+            said.append(f"TLS{whose}, certificate valid for {days:.0f} days, until {until:%Y-%m-%d}")
+        return "; ".join(said)
+
+
 class Status(msgspec.Struct, frozen=True):
     """A store, looked at from outside."""
 
@@ -232,6 +256,11 @@ class Status(msgspec.Struct, frozen=True):
     """How large the views' file may become before its map is enlarged."""
     views_readers: int = 0
     """How many slots for readers of it have been in use."""
+    access: AccessStatus | None = None
+    """None for an embedded store, and for a daemon of an older version."""
+    refused: dict[str, int] = {}
+    """How many calls, and commits of streams, the daemon has refused since its start, because their caller showed no
+    token or a limit was reached; by the name of the status code."""
 
 
 class FoldProgress(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from stigmer import codec, wire
 from stigmer.errors import StigmerError
 from stigmer.model import (
+    AccessStatus,
     BackupPoint,
     Committed,
     FoldProgress,
@@ -90,7 +91,13 @@ def status(answer: bytes) -> Status:
         log_saved_bytes=m.log_saved_bytes,
         views_map_bytes=m.views_map_bytes,
         views_readers=m.views_readers,
+        refused=dict(m.refused),
+        access=_access(m.access) if m.HasField("access") else None,
     )
+
+
+def _access(m: store_pb2.Access) -> AccessStatus:
+    return AccessStatus(m.auth, m.token_file, m.tls, m.client_certificates, m.certificate_valid_until_ns)
 
 
 def segments(answer: bytes) -> list[SegmentInfo]:

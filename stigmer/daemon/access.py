@@ -1,27 +1,28 @@
-"""Who may make calls: the token and the certificates that the daemon was told to use, and the guard before TCP's calls.
+"""Who may make calls over TCP: the token and the certificates that the daemon was told to use.
 
 Invariants:
-- A call without the token is refused before its request is read, so that it costs no memory.
 - The comparison with the token takes as long for one wrong token as for another of its length.
 - Only `grpc.health.v1.Health/Check` is answered without a token: it tells that the daemon runs.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hmac
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable
 
 import grpc
+import msgspec
 
 from stigmer import config, credentials, names, wire
 from stigmer.config import AccessOptions, Auth
 from stigmer.credentials import Pair
-from stigmer.daemon import handlers
-from stigmer.daemon.handlers import Context
+from stigmer.daemon.renewal import Renewed
 from stigmer.errors import InvalidArgument, Unauthenticated
+from stigmer.model import AccessStatus
 from stigmer.wire import Address
 
 _OPEN_TO_ALL = "/grpc.health.v1.Health/Check"
@@ -29,41 +30,84 @@ _OPEN_TO_ALL = "/grpc.health.v1.Health/Check"
 _logger = logging.getLogger("stigmer.daemon")
 
 
+class _Certificates(msgspec.Struct, frozen=True):
+    """What TLS takes, as it lies in the files."""
+
+    pair: Pair
+    authorities: bytes | None
+    """Who signs the certificates of clients; None: they need not have any."""
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(self.pair.key, self.pair.certificates)], self.authorities)
+
+
 class Access:
-    """What callers over TCP have to show, and what they are shown."""
+    """What callers over TCP have to show, and what they are shown.
+
+    The values that are in force change on the thread of `look`, each at once, and may be read on any.
+    """
 
     def __init__(self, options: AccessOptions | None = None) -> None:
         """Read the certificates; raises `InvalidArgument` where they cannot be used. The token comes by `open`."""
         options = options or AccessOptions()
         self._options = options
-        self._token: str | None = None
+        self._token: Renewed[str] | None = None
         self._token_path = ""
-        self._pair: Pair | None = None
-        self.credentials: grpc.ServerCredentials | None = None
-        """For TCP; None: without TLS."""
-        if options.tls_cert is None and options.tls_key is None:
-            if options.tls_client_ca is not None:
+        self._certificates: Renewed[_Certificates] | None = None
+        cert, key, ca = options.tls_cert, options.tls_key, options.tls_client_ca
+        if cert is None and key is None:
+            if ca is not None:
                 raise InvalidArgument("tls-client-ca", "needs TLS", hint="add --tls-cert FILE --tls-key FILE")
             return
-        if options.tls_cert is None or options.tls_key is None:
+        if cert is None or key is None:
             raise InvalidArgument(
-                "tls-key" if options.tls_key is None else "tls-cert",
+                "tls-key" if key is None else "tls-cert",
                 "is missing: TLS takes a certificate and its key",
                 hint="give both --tls-cert FILE and --tls-key FILE",
             )
-        pair = credentials.read_pair(options.tls_cert, options.tls_key, "tls-cert", "tls-key")
-        self._pair = pair
-        ca = options.tls_client_ca
-        authorities = credentials.read_authorities(ca, "tls-client-ca") if ca is not None else None
-        self.credentials = grpc.ssl_server_credentials(
-            [(pair.key, pair.certificates)], authorities, require_client_auth=authorities is not None
+
+        def read() -> _Certificates:
+            pair = credentials.read_pair(cert, key, "tls-cert", "tls-key")
+            return _Certificates(pair, credentials.read_authorities(ca, "tls-client-ca") if ca is not None else None)
+
+        paths = (cert, key) if ca is None else (cert, key, ca)
+        self._certificates = Renewed("TLS", paths, read)
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether TCP takes TLS, and nothing else."""
+        return self._certificates is not None
+
+    def server_credentials(self) -> grpc.ServerCredentials | None:
+        """Make what one address of TCP needs to speak TLS; None: it does not.
+
+        Each handshake is made with the certificates that are in force then; connections that are there stay.
+        """
+        certificates = self._certificates
+        if certificates is None:
+            return None
+        shown = certificates.value
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            # On a thread of gRPC's, before each handshake; None: as before. Two at once may both give the new ones.
+            nonlocal shown
+            now = certificates.value
+            if now is shown:
+                return None
+            shown = now
+            return now.configuration()
+
+        return grpc.dynamic_ssl_server_credentials(
+            shown.configuration(),
+            changed,  # type: ignore[arg-type]  # gRPC takes None; its stubs do not say so
+            require_client_authentication=shown.authorities is not None,
         )
 
     def check_reach(self, addresses: Iterable[Address]) -> None:
         """Raise `InvalidArgument` for an address that other machines reach, unless callers there have to show who they
         are, and nobody in between can listen."""
         is_closed = self._options.auth is Auth.TOKEN or self._options.tls_client_ca is not None
-        if self.credentials is not None and is_closed:
+        if self.speaks_tls and is_closed:
             return
         for address in addresses:
             if not address.is_local:
@@ -78,70 +122,60 @@ class Access:
         """Read or make the token, where one is asked for, and log how callers are let in."""
         if self._options.auth is Auth.TOKEN:
             self._token_path = self._options.token_file or os.path.join(data_dir, credentials.TOKEN_FILE)
-            self._token, is_new = credentials.read_or_make_token(self._token_path, "token-file")
-            if is_new:
+            if credentials.make_token(self._token_path, "token-file"):
                 _logger.info("made a token: %s", self._token_path)
-        if self._pair is not None and self._pair.days_left() < config.CERTIFICATE_WARNING_DAYS:
-            _logger.warning("the certificate in %s ends in %.1f days", self._options.tls_cert, self._pair.days_left())
+            read = functools.partial(credentials.read_own_token, self._token_path, "token-file")
+            self._token = Renewed("the token", (self._token_path,), read)
+        self._log()
 
-    def summary(self) -> str:
-        """Say in a line what TCP takes; empty where that is nothing."""
-        said = []
-        if self._token is not None:
-            said.append(f"token in {self._token_path}")
-        if self._pair is not None:
-            whose = " with certificates of clients" if self._options.tls_client_ca is not None else ""
-            until = f"{self._pair.valid_until:%Y-%m-%d}"
-            said.append(f"TLS{whose}, certificate valid for {self._pair.days_left():.0f} days, until {until}")
-        return "; ".join(said)
+    async def follow_renewals(self) -> None:
+        """Take what is renewed of the files, until this is cancelled."""
+        while self._token is not None or self._certificates is not None:
+            # No event tells of a file on every file system, nor of one behind a link that is turned.
+            await asyncio.sleep(config.RENEWAL_LOOK_SECONDS)
+            if await asyncio.to_thread(self._look):
+                self._log()
 
-    def guarded(self, behind: Sequence[grpc.GenericRpcHandler]) -> Sequence[grpc.GenericRpcHandler]:
-        """Put what callers have to show before these handlers."""
-        return behind if self._token is None else (_Guard(behind, self._token),)
+    def _look(self) -> bool:
+        is_other = False
+        for files in (self._token, self._certificates):
+            if files is not None and files.look():
+                _logger.info("renewed: %s", files.name)
+                is_other = True
+        return is_other
 
+    def _log(self) -> None:
+        asked = self.status().summary()
+        if asked:
+            _logger.info("TCP takes: %s", asked)
+        if self._certificates is not None:
+            days_left = self._certificates.value.pair.days_left()
+            if days_left < config.CERTIFICATE_WARNING_DAYS:
+                _logger.warning("the certificate in %s ends in %.1f days", self._options.tls_cert, days_left)
 
-Details: TypeAlias = Any
-"""`grpc.HandlerCallDetails`: the method's path and the metadata."""
+    def status(self) -> AccessStatus:
+        """Say what is asked of callers, and until when the certificate holds."""
+        until = self._certificates.value.pair.valid_until if self._certificates is not None else None
+        return AccessStatus(
+            str(self._options.auth),
+            wire.path_text(self._token_path),
+            self._certificates is not None,
+            self._options.tls_client_ca is not None,
+            round(until.timestamp()) * 1_000_000_000 if until is not None else 0,
+        )
 
-
-class _Guard(grpc.GenericRpcHandler):
-    """Finds the handler of a call that shows the token; one that refuses for any other."""
-
-    def __init__(self, behind: Sequence[grpc.GenericRpcHandler], token: str) -> None:
-        self._behind = tuple(behind)
-        self._expected = token.encode("ascii")
-
-    def service(self, handler_call_details: Details) -> handlers.Handler | None:
-        """Give the handler of a call; called by gRPC before it reads the request."""
-        if handler_call_details.method != _OPEN_TO_ALL:
-            problem = self._problem(handler_call_details.invocation_metadata)
-            if problem is not None:
-                return _refusing(handler_call_details.method, problem)
-        for handler in self._behind:
-            found = handler.service(handler_call_details)
-            if found is not None:
-                return found
-        return None
-
-    def _problem(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    def problem(self, path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Unauthenticated | None:
+        """Give the error for a call over TCP that does not show the token; None where it may be made."""
+        if self._token is None or path == _OPEN_TO_ALL:
+            return None
         problem = "has no token"
-        for key, value in metadata or ():
+        expected = self._token.value.encode("ascii")
+        for key, value in metadata:
             if key != wire.AUTHORIZATION_KEY:
                 continue
             text = value if isinstance(value, str) else value.decode("latin-1")
             scheme, _, shown = text.partition(" ")
-            if scheme.lower() == "bearer" and hmac.compare_digest(
-                shown.encode("utf-8", "surrogateescape"), self._expected
-            ):
+            if scheme.lower() == "bearer" and hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), expected):
                 return None
             problem = "has another token than the daemon's"
-        return problem
-
-
-def _refusing(path: str, problem: str) -> handlers.Handler:
-    async def refuse(requests: Any, context: Context) -> None:
-        await handlers.refuse(context, path, Unauthenticated(f"the call {problem}"))
-
-    # Such a handler reads the request itself, and this one does not; whatever the method takes and gives, a client
-    # understands a call that ends with a status and nothing before it.
-    return grpc.stream_unary_rpc_method_handler(refuse)
+        return Unauthenticated(f"the call {problem}")

@@ -11,8 +11,12 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+import msgspec
+
 from stigmer import codec, parsing, wire
+from stigmer.daemon.access import Access
 from stigmer.daemon.handlers import Context
+from stigmer.daemon.refusals import Refusals
 from stigmer.daemon.tail import Tails
 from stigmer.errors import InvalidArgument, StigmerError
 from stigmer.model import FoldProgress, FoldReport, ProgressCallback, SegmentInfo
@@ -26,11 +30,22 @@ _PROGRESS_SECONDS = 0.5
 class AdminService:
     """Answers the calls of `stigmer.store.v1.Admin` out of an open store."""
 
-    def __init__(self, store: Store, resources: Resources, tails: Tails, readers: Executor, listen: list[str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        resources: Resources,
+        access: Access,
+        tails: Tails,
+        refusals: Refusals,
+        readers: Executor,
+        listen: list[str],
+    ) -> None:
         """`listen` is read at each call: it is complete only once the server listens."""
         self._store = store
         self._resources = resources
+        self._access = access
         self._tails = tails
+        self._refusals = refusals
         self._readers = readers
         self._listen = listen
         self._loop = asyncio.get_running_loop()
@@ -63,6 +78,8 @@ class AdminService:
             resources=found.resources,
             tails=self._tails.count,
             recovery=found.recovery,
+            access=store_pb2.Access(**msgspec.structs.asdict(self._access.status())),
+            refused=self._refusals.counts,
         ).SerializeToString()
 
     async def segments(self, request: bytes, context: Context) -> bytes:

@@ -168,10 +168,9 @@ def _open_and_serve(
                 status.revision,
                 ", ".join(listen),
             )
-            if access.summary():
-                _logger.info("TCP takes: %s", access.summary())
+            asked = access.status().summary()
             waiting_parent.tell_ready(info)
-            ready(Started(info, status, time.monotonic() - begun, access.summary()))
+            ready(Started(info, status, time.monotonic() - begun, asked))
 
         try:
             with (

@@ -22,7 +22,9 @@ from stigmer.daemon.access import Access
 from stigmer.daemon.addresses import explain_failure, parse_listen, room_for_socket
 from stigmer.daemon.admin_service import AdminService
 from stigmer.daemon.commit_queue import CommitQueue
-from stigmer.daemon.handlers import handler_of
+from stigmer.daemon.gate import Gate
+from stigmer.daemon.handlers import Boundary
+from stigmer.daemon.refusals import Refusals
 from stigmer.daemon.resource_service import ResourceService
 from stigmer.daemon.store_service import StoreService
 from stigmer.daemon.tail import Tails
@@ -83,11 +85,16 @@ class Server:
         self.listen: list[str] = []
         """The addresses, with the real ports, once it listens."""
         self._sockets: list[tuple[str, int]] = []
+        self._renewals: asyncio.Task[None] | None = None
+        self._refusals = Refusals()
+        boundary = Boundary(self._refusals)
         self._tails = Tails(store, self._readers, limits.tails_max)
-        self._admin = AdminService(store, resources, self._tails, self._readers, self.listen)
+        self._admin = AdminService(
+            store, resources, self._access, self._tails, self._refusals, self._readers, self.listen
+        )
         self._health = health.aio.HealthServicer()
         queue = CommitQueue(store)
-        self._store_service = StoreService(store, queue, self._tails)
+        self._store_service = StoreService(store, queue, self._tails, boundary)
         self._calls = Calls(resources, queue)
         self._watches = Watches(
             store,
@@ -95,7 +102,7 @@ class Server:
             self._readers,
             limits.subscribers_max,
         )
-        typed = TypedServices(self._calls, self._watches)
+        typed = TypedServices(self._calls, self._watches, boundary)
         services = {
             wire.STORE_SERVICE: self._store_service,
             wire.ADMIN_SERVICE: self._admin,
@@ -103,20 +110,20 @@ class Server:
         }
         self._services = [*services, *typed.names, health.SERVICE_NAME]
         found = _Handlers()
-        found.generic += [handler_of(name, service) for name, service in services.items()]
+        found.generic += [boundary.handler_of(name, service) for name, service in services.items()]
         found.generic += typed.grpc_handlers()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, found)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer([*self._services, reflection.SERVICE_NAME]), found
         )
         count = len(self._addresses) + (own_socket is not None)
-        self._tcp = self._make(self._access.guarded(found.generic), count)
-        self._local = self._make(found.generic, count)
+        self._tcp = self._make(Gate(found.generic, boundary, limits.calls_max, self._access), count)
+        self._local = self._make(Gate(found.generic, boundary, limits.calls_max, None), count)
 
-    def _make(self, handlers: Sequence[grpc.GenericRpcHandler], address_count: int) -> grpc.aio.Server:
-        options = _options(self._limits, address_count, is_remote=self._access.credentials is not None)
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._limits.calls_max)
-        server.add_generic_rpc_handlers(handlers)
+    def _make(self, gate: Gate, address_count: int) -> grpc.aio.Server:
+        options = _options(self._limits, address_count, is_remote=self._access.speaks_tls)
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers((gate,))
         return server
 
     async def start(self) -> None:
@@ -134,16 +141,18 @@ class Server:
         except BaseException:
             await self.stop(0)
             raise
+        self._renewals = asyncio.create_task(self._access.follow_renewals())
         for name in ("", *self._services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def _bind(self, address: Address) -> str:
         if not address.is_unix:
             try:
-                if self._access.credentials is None:
+                tls = self._access.server_credentials()
+                if tls is None:
                     port = self._tcp.add_insecure_port(str(address))
                 else:
-                    port = self._tcp.add_secure_port(str(address), self._access.credentials)
+                    port = self._tcp.add_secure_port(str(address), tls)
             except RuntimeError as error:
                 raise explain_failure(address) from error
             return str(Address(address.host, port, ""))
@@ -171,6 +180,8 @@ class Server:
         Tails end at once, and streams of commits once what was read of them is answered: their clients go on with them
         where the daemon comes back.
         """
+        if self._renewals is not None:
+            self._renewals.cancel()
         await self._health.enter_graceful_shutdown()
         self._store_service.end_streams("the daemon is stopping")
         self._watches.end("the daemon is stopping")
@@ -180,6 +191,7 @@ class Server:
         self._readers.shutdown(wait=False)
         self._store_service.close()
         await self._calls.close()
+        self._refusals.close()
         for path, inode in self._sockets:
             _remove_socket(path, inode)
 

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from stigmer import config, parsing, wire
 from stigmer.daemon import splice
 from stigmer.daemon.commit_queue import CommitQueue, Settle
-from stigmer.daemon.handlers import Context, error_told
+from stigmer.daemon.handlers import Boundary, Context
 from stigmer.daemon.tail import Tails
 from stigmer.daemon.write_streams import WriteStreams
 from stigmer.errors import StigmerError
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.store import Store
+
+_GET_MANY = wire.methods(wire.STORE_SERVICE)["getmany"].path
 
 INLINE_BYTES_MAX = 256 * config.KIB
 """A commit up to this size is checked on the event loop; a larger one would hold up other calls."""
@@ -29,11 +31,12 @@ INLINE_BYTES_MAX = 256 * config.KIB
 class StoreService:
     """Answers the calls of `stigmer.store.v1.Store` out of an open store."""
 
-    def __init__(self, store: Store, queue: CommitQueue, tails: Tails) -> None:
+    def __init__(self, store: Store, queue: CommitQueue, tails: Tails, boundary: Boundary) -> None:
         self._store = store
         self._queue = queue
         self._tails = tails
-        self._writes = WriteStreams(store, self._submit)
+        self._boundary = boundary
+        self._writes = WriteStreams(store, self._submit, boundary)
         # One thread each: it is the interpreter that such work waits for, and the more threads ask for it, the longer
         # the event loop, and with it every other call, stands behind them.
         self._pages = ThreadPoolExecutor(1, "stigmer-pages")
@@ -95,7 +98,9 @@ class StoreService:
         keys = [(key.kind, key.id) for key in asked.keys[: config.GET_KEYS_MAX]]
         rows = self._store.get_rows(keys, config.PAGE_BYTES_MAX)
         return splice.get_many_response(
-            (wire.detail_of(error_told("GetMany", row)), True) if isinstance(row, StigmerError) else (row, False)
+            (wire.detail_of(self._boundary.told(_GET_MANY, row, context.peer)), True)
+            if isinstance(row, StigmerError)
+            else (row, False)
             for row in rows
         )
 

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 import grpc
 
 from stigmer import wire
-from stigmer.daemon import handlers
 from stigmer.daemon.commit_queue import CommitQueue
-from stigmer.daemon.handlers import Context
+from stigmer.daemon.handlers import Boundary, Context, Handler
 from stigmer.daemon.store_service import INLINE_BYTES_MAX
 from stigmer.daemon.watches import Watches
 from stigmer.errors import NotFound, StigmerError
@@ -101,20 +100,21 @@ class Calls:
 class TypedServices:
     """Answers the calls of the typed services."""
 
-    def __init__(self, calls: Calls, watches: Watches) -> None:
+    def __init__(self, calls: Calls, watches: Watches, boundary: Boundary) -> None:
         self._calls = calls
+        self._boundary = boundary
         self._watches = watches
         self.names = sorted({method.service for method in all_methods()})
         """Their full names."""
 
     def grpc_handlers(self) -> list[grpc.GenericRpcHandler]:
         """Give the handlers of all the services."""
-        by_service: dict[str, dict[str, handlers.Handler]] = {}
+        by_service: dict[str, dict[str, Handler]] = {}
         for method in all_methods():
             by_service.setdefault(method.service, {})[method.name] = self._handler(method)
         return [grpc.method_handlers_generic_handler(name, methods) for name, methods in by_service.items()]
 
-    def _handler(self, method: Method) -> handlers.Handler:
+    def _handler(self, method: Method) -> Handler:
         if method.streams:
 
             async def follow(request: bytes, context: Context) -> None:
@@ -125,7 +125,7 @@ class TypedServices:
                 except NotFound as error:
                     raise not_found(call.kind, call.id) from error
 
-            return handlers.streaming(method.path, follow)
+            return self._boundary.streaming(method.path, follow)
 
         async def answer(request: bytes, context: Context) -> bytes:
             is_small = len(request) <= INLINE_BYTES_MAX
@@ -139,7 +139,8 @@ class TypedServices:
                 context.set_trailing_metadata(((wire.NEXT_PAGE_TOKEN_KEY, read.next_page_token),))
             return read.message
 
-        return handlers.unary(method.path, answer, _REQUEST_BYTES_MAX.get(method.name, wire.REQUEST_BYTES_MAX))
+        request_bytes_max = _REQUEST_BYTES_MAX.get(method.name, wire.REQUEST_BYTES_MAX)
+        return self._boundary.unary(method.path, answer, request_bytes_max)
 
 
 def request_id_of(context: Context) -> str:

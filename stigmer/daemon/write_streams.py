@@ -12,22 +12,26 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from stigmer import config
+from stigmer import config, wire
 from stigmer.daemon import splice
 from stigmer.daemon.commit_queue import Settle
-from stigmer.daemon.handlers import Context, error_told
+from stigmer.daemon.handlers import Boundary, Context
 from stigmer.decision import Ticket
 from stigmer.errors import ResourceExhausted, StigmerError, Unavailable
 from stigmer.model import Committed
 from stigmer.pb import store_pb2
 from stigmer.store import Store
-from stigmer.wire import detail_message
 
 Submit = Callable[[bytes, Settle], Awaitable[None]]
 """Gives a commit to the store's writer, or raises what is wrong with it."""
+Told = Callable[[StigmerError], StigmerError]
+"""Gives what the caller of a stream is told of a commit's error."""
+
+_PATH = wire.methods(wire.STORE_SERVICE)["write"].path
 
 _COMMITS_AT_ONCE = 32
 """After this many commits of one message, other calls have their turn."""
@@ -40,9 +44,10 @@ _ANSWERS_MAX = 4_096
 class WriteStreams:
     """Serves the streams of one daemon."""
 
-    def __init__(self, store: Store, submit: Submit) -> None:
+    def __init__(self, store: Store, submit: Submit, boundary: Boundary) -> None:
         self._store = store
         self._submit = submit
+        self._boundary = boundary
         self._streams: set[_Stream] = set()
         self._ending: str | None = None
 
@@ -50,12 +55,15 @@ class WriteStreams:
         """Serve one stream to its end."""
         if self._ending is not None:
             raise Unavailable(self._ending)
-        stream = _Stream(self._store, self._submit)
+        stream = _Stream(self._store, self._submit, functools.partial(self._told, context.peer()))
         self._streams.add(stream)
         try:
             await stream.serve(requests, context)
         finally:
             self._streams.discard(stream)
+
+    def _told(self, peer: str, error: StigmerError) -> StigmerError:
+        return self._boundary.told(_PATH, error, lambda: peer)
 
     def end(self, reason: str) -> None:
         """Read no further; what was read is answered, then the streams end."""
@@ -67,11 +75,12 @@ class WriteStreams:
 class _Unanswered:
     """A commit that was read, and then its answer, until that was sent."""
 
-    __slots__ = ("_changed", "answer", "event_count", "size")
+    __slots__ = ("_changed", "_told", "answer", "event_count", "size")
 
-    def __init__(self, size: int, changed: asyncio.Event) -> None:
+    def __init__(self, size: int, changed: asyncio.Event, told: Told) -> None:
         self.size = size
         self._changed = changed
+        self._told = told
         self.event_count = 0
         self.answer: Committed | store_pb2.ErrorDetail | None = None
 
@@ -88,16 +97,17 @@ class _Unanswered:
     def refuse(self, error: StigmerError) -> None:
         """Take an answer that did not need the store's writer."""
         # Not the exception, whose traceback holds on to much more.
-        self.answer = detail_message(error_told("Write", error))
+        self.answer = wire.detail_message(self._told(error))
         self._changed.set()
 
 
 class _Stream:
     """One stream: a task that reads it, and the caller of `serve`, who sends the answers."""
 
-    def __init__(self, store: Store, submit: Submit) -> None:
+    def __init__(self, store: Store, submit: Submit, told: Told) -> None:
         self._store = store
         self._submit = submit
+        self._told = told
         self._unanswered: deque[_Unanswered] = deque()
         self._unanswered_bytes = 0
         self._answered = 0
@@ -153,7 +163,7 @@ class _Stream:
 
     async def _take(self, commits: list[bytes]) -> None:
         for number, payload in enumerate(commits, 1):
-            unanswered = _Unanswered(len(payload) + config.COMMIT_OVERHEAD_BYTES, self._changed)
+            unanswered = _Unanswered(len(payload) + config.COMMIT_OVERHEAD_BYTES, self._changed, self._told)
             self._unanswered.append(unanswered)
             self._unanswered_bytes += unanswered.size
             if self._unanswered_bytes > config.WRITE_BYTES_MAX:

@@ -195,8 +195,15 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes", "views_map_bytes", "views_readers")
+    __slots__ = ("version", "store_id", "data_dir", "pid", "started_at_ns", "durability", "listen", "revision", "segments", "log_bytes", "views_bytes", "generation", "checkpoints", "resources", "tails", "recovery", "log_saved_bytes", "views_map_bytes", "views_readers", "access", "refused")
     class CheckpointsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +229,8 @@ class StatusResponse(_message.Message):
     LOG_SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     VIEWS_MAP_BYTES_FIELD_NUMBER: _ClassVar[int]
     VIEWS_READERS_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     version: str
     store_id: str
     data_dir: str
@@ -241,7 +250,23 @@ class StatusResponse(_message.Message):
     log_saved_bytes: int
     views_map_bytes: int
     views_readers: int
-    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ..., views_map_bytes: _Optional[int] = ..., views_readers: _Optional[int] = ...) -> None: ...
+    access: Access
+    refused: _containers.ScalarMap[str, int]
+    def __init__(self, version: _Optional[str] = ..., store_id: _Optional[str] = ..., data_dir: _Optional[str] = ..., pid: _Optional[int] = ..., started_at_ns: _Optional[int] = ..., durability: _Optional[str] = ..., listen: _Optional[_Iterable[str]] = ..., revision: _Optional[int] = ..., segments: _Optional[int] = ..., log_bytes: _Optional[int] = ..., views_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., resources: _Optional[int] = ..., tails: _Optional[int] = ..., recovery: _Optional[_Iterable[str]] = ..., log_saved_bytes: _Optional[int] = ..., views_map_bytes: _Optional[int] = ..., views_readers: _Optional[int] = ..., access: _Optional[_Union[Access, _Mapping]] = ..., refused: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class Access(_message.Message):
+    __slots__ = ("auth", "token_file", "tls", "client_certificates", "certificate_valid_until_ns")
+    AUTH_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FILE_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    auth: str
+    token_file: str
+    tls: bool
+    client_certificates: bool
+    certificate_valid_until_ns: int
+    def __init__(self, auth: _Optional[str] = ..., token_file: _Optional[str] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., certificate_valid_until_ns: _Optional[int] = ...) -> None: ...
 
 class SegmentsRequest(_message.Message):
     __slots__ = ()

@@ -17,9 +17,11 @@ from certificates import Authority
 from typed.support import Services, skill_zip
 
 from cli.support import Daemon, Shell
+from stigmer import wire
 from stigmer.cli.limits import arguments_of, limits_of
 from stigmer.config import Limits
 from stigmer.daemon.info import read_daemon_info
+from stigmer.pb import store_pb2
 from stigmer.pb.agentic import environment_pb2
 
 OTHER = "another-token-that-is-long-enough-to-be-one"
@@ -67,6 +69,93 @@ def test_the_socket_of_the_data_directory_is_used_first(shell: Shell) -> None:
         assert shell.run("list", "-v").stderr == f"daemon at {daemon.address}\n"
     finally:
         daemon.stop()
+
+
+# --- what status tells of it ---
+
+
+def access_of(shell: Shell, *arguments: str) -> tuple[str, dict[str, Any]]:
+    """Give what `daemon status` tells of access, as a person and as a program is told."""
+    lines = shell.run("daemon", "status", *arguments).stdout.splitlines()
+    (said,) = [line.removeprefix("access  ") for line in lines if line.startswith("access")]
+    record: dict[str, Any] = json.loads(shell.run("daemon", "status", *arguments, "-o", "json").stdout)["access"]
+    return said, record
+
+
+def test_status_says_that_nothing_is_asked_over_tcp(shell: Shell) -> None:
+    """Also where nobody comes over TCP; in YAML as in JSON."""
+    daemon = Daemon(shell)
+    nothing = {
+        "auth": "none",
+        "token_file": None,
+        "tls": False,
+        "client_certificates": False,
+        "certificate_valid_until": None,
+    }
+    try:
+        assert access_of(shell) == ("no token, no TLS", nothing)
+        assert "\naccess:\n  auth: none\n" in shell.run("daemon", "status", "-o", "yaml").stdout
+    finally:
+        daemon.stop()
+    daemon = Daemon(shell, where=("--listen", f"unix:{shell.home}/s"))
+    try:
+        assert access_of(shell) == ("sockets only", nothing)
+    finally:
+        daemon.stop()
+
+
+def test_status_says_what_is_asked_over_tcp(shell: Shell, tmp_path: Path) -> None:
+    """Token, TLS, certificates of clients, and the end of the daemon's own certificate."""
+    authority = Authority(tmp_path)
+    served, own = authority.issue("daemon", days=89.5), authority.issue("client")
+    given = ["--auth", "token", "--tls-cert", served.cert, "--tls-key", served.key, "--tls-client-ca", authority.path]
+    daemon = Daemon(shell, *given, where=DEFAULT)
+    token = f"{shell.data}/token"
+    try:
+        shown = ["--addr", daemon.address, "--tls-ca", authority.path, "--tls-cert", own.cert, "--tls-key", own.key]
+        for arguments in ([], shown):
+            said, record = access_of(shell, *arguments)
+            until = record.pop("certificate_valid_until")
+            assert record == {"auth": "token", "token_file": token, "tls": True, "client_certificates": True}
+            assert said == (
+                f"token in {token}; TLS with certificates of clients, certificate valid for "
+                f"{'90' if 'for 90' in said else '89'} days, until {until[:10]}"
+            )
+        assert daemon.banner[4].removeprefix("access  ") == said
+    finally:
+        daemon.stop()
+
+
+def test_a_daemon_that_does_not_tell_of_access(shell: Shell) -> None:
+    """One of an older version: nothing is said in the place of what it does not tell."""
+    old = store_pb2.StatusResponse(version="0.0.9", pid=7, listen=["127.0.0.1:1"]).SerializeToString()
+    path = wire.methods(wire.ADMIN_SERVICE)["status"].path
+
+    class Old(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+            return grpc.unary_unary_rpc_method_handler(lambda _, __: old) if details.method == path else None
+
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads, handlers=[Old()])
+        where = ("daemon", "status", "--addr", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        server.start()
+        said = shell.run(*where).stdout
+        record = json.loads(shell.run(*where, "-o", "json").stdout)
+        server.stop(None).wait()
+    assert (said.startswith("stigmer 0.0.9  pid 7"), "access" in said, record["access"]) == (True, False, None)
+
+
+def test_status_says_how_many_were_refused(shell: Shell, closed: Daemon) -> None:
+    """Where there were any, and where to read more."""
+    assert "refused" not in shell.run("daemon", "status").stdout
+    assert json.loads(shell.run("daemon", "status", "-o", "json").stdout)["refused"] == {}
+    strangers = {"STIGMER_DATA_DIR": str(shell.home / "none"), "STIGMER_ADDR": closed.address}
+    for _ in range(2):
+        shell.run("list", **strangers, code=1)
+    record = json.loads(shell.run("daemon", "status", "-o", "json").stdout)["refused"]
+    assert record.keys() == {"UNAUTHENTICATED"}
+    said = f"refused {record['UNAUTHENTICATED']} unauthenticated; see: stigmer daemon logs"
+    assert said in shell.run("daemon", "status").stdout.splitlines()
 
 
 # --- the token ---

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -138,3 +140,10 @@ class DidNotStart(Exception):
         super().__init__(stderr)
         self.returncode = returncode
         self.stderr = stderr
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Ask again and again until something holds."""
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begun + 30

@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,11 +18,11 @@ import pytest
 from http2 import GOAWAY, MAX_CONCURRENT_STREAMS, PING, PREFACE, SETTINGS, connected, frame, frames_until_end
 
 import stigmer.aio
-from daemon.support import ANY_PORT, DaemonProcess
+from daemon.support import ANY_PORT, DaemonProcess, until
 from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.config import Limits, StoreOptions
-from stigmer.errors import InvalidArgument, ResourceExhausted
+from stigmer.errors import InvalidArgument, ResourceExhausted, StigmerError
 from stigmer.pb import log_pb2, store_pb2
 
 STORE = wire.methods(wire.STORE_SERVICE)
@@ -107,23 +107,28 @@ def test_calls_at_a_time(tmp_path: Path) -> None:
         ended = threading.Event()
         calls = [channel.stream_stream(STORE["write"].path)(waiting(ended)) for _ in range(limits.calls_max)]
 
-        def status(address: str) -> grpc.StatusCode:
-            with grpc.insecure_channel(address) as other:
+        def refusal() -> StigmerError | None:
+            with grpc.insecure_channel(process.address) as other:
                 try:
                     other.unary_unary(ADMIN["status"].path)(b"", timeout=20)
                 except grpc.RpcError as error:
-                    return error.code()
-            return grpc.StatusCode.OK
+                    return wire.error_of(dict(error.trailing_metadata())[wire.ERROR_DETAIL_KEY])
+            return None
 
         try:
-            until(lambda: status(process.address) is grpc.StatusCode.RESOURCE_EXHAUSTED)
-            assert status(process.info.listen[1]) is grpc.StatusCode.OK
+            until(lambda: refusal() is not None)
+            found = refusal()
+            assert isinstance(found, ResourceExhausted)
+            assert (found.limit, found.limit_value) == ("CALLS_MAX", 8)
+            assert "--calls-max" in (found.hint or "")
+            with connect(process.info.listen[1]) as owner:
+                assert owner.status().refused["RESOURCE_EXHAUSTED"] >= 2
         finally:
             ended.set()
         for call in calls:
             with contextlib.suppress(grpc.RpcError):
                 list(call)
-        until(lambda: status(process.address) is grpc.StatusCode.OK)
+        until(lambda: refusal() is None)
 
 
 def test_tails_at_a_time(tmp_path: Path) -> None:
@@ -342,10 +347,3 @@ def answers(address: str) -> bool:
     """Say whether a new connection is served."""
     with connected(address) as opened:
         return next(frames_until_end(opened), None) is not None
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Ask again and again until something holds."""
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() < begun + 30

@@ -18,8 +18,9 @@ import grpc.aio
 import pytest
 
 from stigmer import config
-from stigmer.daemon import handlers, watches
-from stigmer.daemon.handlers import Context
+from stigmer.daemon import watches
+from stigmer.daemon.handlers import Boundary, Context
+from stigmer.daemon.refusals import Refusals
 from stigmer.daemon.watches import Presented, Watches
 from stigmer.errors import CorruptView, StorageFailed
 from stigmer.model import Delete, Resource, Save
@@ -114,7 +115,7 @@ async def serving(directory: Path, subscribers_max: int) -> AsyncIterator[Served
     with Store.open(directory / "data") as store, ThreadPoolExecutor(4) as readers:
         served = Served(store, readers, subscribers_max)
         server = grpc.aio.server(options=unlimited)
-        handler = grpc.unary_stream_rpc_method_handler(handlers._streaming(PATH, served.serve))
+        handler = Boundary(Refusals()).streaming(PATH, served.serve)
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"subscribe": handler})])
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -16,7 +17,7 @@ from stigmer.cli.options import Command, Group, pass_invocation
 if TYPE_CHECKING:
     from stigmer.config import AccessOptions, Limits, StoreOptions
     from stigmer.daemon.lifecycle import Started
-    from stigmer.model import Status
+    from stigmer.model import AccessStatus, Status
 
 DETACH_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -209,7 +210,7 @@ def _timeout(invocation: Invocation, otherwise_seconds: float) -> float:
 def daemon_status(invocation: Invocation) -> None:
     """Say whether the daemon runs, and how it is. Exit code 3: it does not run."""
     from stigmer.cli.output import rfc3339, write_record
-    from stigmer.cli.units import age, counted, home_shortened
+    from stigmer.cli.units import age, counted, home_shortened, visible
 
     status = _status(invocation)
     if status is None:
@@ -238,6 +239,8 @@ def daemon_status(invocation: Invocation) -> None:
             "resources": status.resources,
             "tails": status.tails,
             "recovery": list(status.recovery),
+            "access": _access_record(status.access),
+            "refused": dict(sorted(status.refused.items())),
         }
         write_record(record, invocation.output)
         return
@@ -246,7 +249,38 @@ def daemon_status(invocation: Invocation) -> None:
     holds = counted(status.resources, "resource")
     print(f"data    {home_shortened(status.data_dir)}, durability {status.durability}, {holds}")
     print(_facts(status, list(status.listen)))
+    if status.access is not None:
+        print(f"access  {_access_line(status.access, status.listen)}")
     print(f"tails   {status.tails}")
+    if status.refused:
+        refused = (
+            f"{count} {visible(code).lower().replace('_', ' ')}" for code, count in sorted(status.refused.items())
+        )
+        print(f"refused {', '.join(refused)}; see: stigmer daemon logs")
+
+
+def _access_record(access: AccessStatus | None) -> dict[str, object] | None:
+    from stigmer.cli.output import rfc3339
+
+    if access is None:
+        return None
+    until = access.certificate_valid_until_ns
+    return {
+        "auth": access.auth,
+        "token_file": access.token_file or None,
+        "tls": access.tls,
+        "client_certificates": access.client_certificates,
+        "certificate_valid_until": rfc3339(until) if until else None,
+    }
+
+
+def _access_line(access: AccessStatus, listen: Sequence[str]) -> str:
+    """Write what is asked of callers; also where nothing is, or nobody comes over TCP."""
+    from stigmer.cli.units import visible
+
+    if all(address.startswith("unix:") for address in listen):
+        return "sockets only"
+    return visible(access.summary()) or "no token, no TLS"
 
 
 def _only_address(invocation: Invocation) -> bool:

@@ -18,6 +18,8 @@ from stigmer import codec, commits, names, parsing, wire
 from stigmer.cli import recordings
 from stigmer.daemon import splice
 from stigmer.daemon.commit_queue import Settle
+from stigmer.daemon.handlers import Boundary
+from stigmer.daemon.refusals import Refusals
 from stigmer.daemon.write_streams import WriteStreams
 from stigmer.decision import Ticket
 from stigmer.errors import InvalidArgument, ResourceExhausted
@@ -143,6 +145,9 @@ class _Answers:
     def __init__(self) -> None:
         self.answers: list[store_pb2.WriteResponse] = []
 
+    def peer(self) -> str:
+        return "a test"
+
     async def write(self, message: bytes) -> None:
         self.answers.append(store_pb2.WriteResponse.FromString(message))
 
@@ -169,7 +174,7 @@ def _check_stream(data: bytes) -> None:
         context: Any = _Answers()
         store: Any = None  # is asked for room only where a commit is refused for want of it
         try:
-            await WriteStreams(store, submit).serve(_messages(data, data), context)
+            await WriteStreams(store, submit, Boundary(Refusals())).serve(_messages(data, data), context)
         except InvalidArgument as error:
             return context.answers, error.field
         return context.answers, None
