@@ -136,7 +136,7 @@ def test_two_hundred_readers_at_once(tmp_path: Path, record_property: Record) ->
         with ThreadPoolExecutor(readers) as pool:
             answers = list(pool.map(read, range(readers)))
         assert not refused
-        assert all(answers)
+        assert all(answers), "they did not come together, each with a transaction"
         used = store.status().views_readers
     assert used >= readers
     record_property("tally", {"readers": used})
