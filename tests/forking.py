@@ -218,6 +218,7 @@ def _keep(connection: socket.socket, streams: list[int]) -> str:
     if pid == 0:
         connection.close()
         return _begin(asked, streams)
+    os.setpgid(0, 0)  # who kills the group of the test's process must not end who kills the program then
     for file in streams:
         os.close(file)
     end = os.pidfd_open(pid)

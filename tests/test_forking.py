@@ -37,9 +37,9 @@ signal.pause()
 ABANDONS = """
 import os, sys
 from forking import Forked
-holding = Forked(*sys.argv[1:])
+holding = Forked(*sys.argv[1:3], new_session=True)
 open(sys.argv[2]).close()
-os.kill(os.getpid(), 9)
+getattr(os, sys.argv[3])(os.getpid(), 9)
 """
 
 
@@ -97,13 +97,16 @@ def test_a_forked_process_that_takes_too_long_is_killed() -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_forked_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
-    """However that ends: nothing is left behind by a run that was killed."""
+@pytest.mark.parametrize("kill", ["kill", "killpg"])
+def test_a_forked_process_ends_with_the_one_that_started_it(tmp_path: Path, kill: str) -> None:
+    """However that ends: nothing is left behind by a run that was killed, alone or with all of its group."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     environ = os.environ | {"PYTHONPATH": os.path.dirname(forking.__file__)}
     with (
-        subprocess.Popen([sys.executable, "-c", ABANDONS, HOLDS, str(fifo)], env=environ) as process,
+        subprocess.Popen(
+            [sys.executable, "-c", ABANDONS, HOLDS, str(fifo), kill], env=environ, start_new_session=True
+        ) as process,
         fifo.open("rb") as held,
     ):
         assert held.read() == b""  # it is at its end when nobody has it open any more
