@@ -6,7 +6,16 @@ with every command.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from stigmer.client.sync import Client
+    from stigmer.model import Resource
+    from stigmer.resources.present import Summary
 
 ANSWER_SECONDS = 0.3
 """Nobody waits longer than this for a completion."""
@@ -59,22 +68,67 @@ def complete_skill(context: click.Context, _parameter: click.Parameter, text: st
         return []
 
 
+def complete_organization(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Offer the organizations of the newest resources of the kind that was typed."""
+    try:
+        with _daemon(context) as client:
+            organizations = {facts.org for facts in _newest(client, _kind_typed(context))}
+        return sorted(org for org in organizations if org and org.startswith(text))
+    except Exception:
+        return []
+
+
+def _kind_typed(context: click.Context) -> str:
+    if "ref" in context.params:
+        return "skill"
+    # Behind an option without its value, click has not told arguments from the rest.
+    typed = context.params.get("arguments") or context.args or ("",)
+    kind, slash, _ = typed[0].partition("/")
+    # What is run is an agent where nothing else is said.
+    return "agent" if context.info_name == "run" and not slash else kind
+
+
 def _references(context: click.Context, kind: str, start: str) -> list[str]:
+    from stigmer.resources import kinds
+
+    org = context.params.get("org") or ""
+    with _daemon(context) as client:
+        stored = client.list(kinds.store_name(kind), prefix=start, limit=OFFERED_MAX)
+        if kinds.find(kind) is None:
+            return [one.id for one in stored]
+        slugs = {facts.slug for facts in _newest(client, kind) if not org or facts.org == org}
+    ids = [one.id for one in stored if not org or _organization(kind, one) == org]
+    return sorted(slug for slug in slugs if slug and slug.startswith(start)) + ids
+
+
+def _newest(client: Client, kind: str) -> list[Summary]:
+    """Give what is to be shown of the newest resources of a kind."""
+    from stigmer.resources import kinds, present
+
+    return [
+        present.summary(message)
+        for one in client.resources.list(kind, limit=OFFERED_MAX).resources
+        if (message := kinds.decode(kind, one.value)) is not None
+    ]
+
+
+def _organization(kind: str, resource: Resource) -> str:
+    from stigmer.resources import kinds, present
+
+    message = kinds.decode(kind, resource.value)
+    return present.summary(message).org if message is not None else ""
+
+
+@contextmanager
+def _daemon(context: click.Context) -> Iterator[Client]:
+    """Connect to the daemon. Raises `Unavailable` where it does not answer at once."""
     from stigmer.cli.backend import answers, connected, daemon_address
     from stigmer.cli.invocation import Invocation
+    from stigmer.errors import Unavailable
 
     invocation = context.ensure_object(Invocation)
     address = daemon_address(invocation)
     if address is None or not answers(address, ANSWER_SECONDS):
-        return []
-    from stigmer.resources import kinds, present
-
-    known = kinds.find(kind)
-    slugs: set[str] = set()
+        raise Unavailable("no daemon")
     with connected(invocation, address, ANSWER_SECONDS) as client:
-        ids = [one.id for one in client.list(kinds.store_name(kind), prefix=start, limit=OFFERED_MAX)]
-        if known is not None:
-            for resource in client.resources.list(known.name, limit=OFFERED_MAX).resources:
-                message = kinds.decode(known, resource.value)
-                slugs.add(present.summary(message).slug if message is not None else "")
-    return sorted(slug for slug in slugs if slug and slug.startswith(start)) + ids
+        yield client

@@ -84,6 +84,19 @@ def global_options() -> list[click.Parameter]:
     ]
 
 
+def org_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command that takes references to resources take `--org` for them."""
+    from stigmer.cli.complete import complete_organization
+
+    return click.option(
+        "--org",
+        default="",
+        metavar="ORG",
+        help="The organization of what is named, where several have the name.",
+        shell_complete=complete_organization,
+    )(function)
+
+
 def _write_help(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
     own = [p for p in command.get_params(context) if not isinstance(p, GlobalOption)]
     rows = [row for p in own if (row := p.get_help_record(context)) is not None]

@@ -12,17 +12,37 @@ import click
 
 
 class Reference(NamedTuple):
-    """A kind in the store's keys, and an id or a slug."""
+    """A kind in the store's keys, and an id or a slug, in an organization or in any."""
 
     kind: str
     text: str
+    org: str = ""
 
 
-def parse_references(arguments: Sequence[str]) -> tuple[str, list[Reference]]:
+def parse_references(arguments: Sequence[str], org: str = "") -> tuple[str, list[Reference]]:
     """Give the kind that was typed first, in the store's keys, and the references; none where a kind stands alone.
 
-    Raises `click.UsageError` where the two forms are mixed.
+    `org` is what `--org` said. Raises `click.UsageError` where the two forms are mixed, and where an organization is
+    named for what has none.
     """
+    kind, references = _parsed(arguments)
+    if org:
+        _check_organization(kind, references)
+    return kind, [reference._replace(org=org) for reference in references]
+
+
+def _check_organization(kind: str, references: Sequence[Reference]) -> None:
+    from stigmer import names
+    from stigmer.resources import kinds
+
+    if not references:
+        raise click.UsageError("--org chooses among resources of one name: name one")
+    for one in {kind, *(reference.kind for reference in references)}:
+        if kinds.find(one) is None:
+            raise click.UsageError(f"--org: {names.shown(one)} is no kind of the platform, and has no organizations")
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[str, list[Reference]]:
     from stigmer import names
     from stigmer.resources import kinds
 

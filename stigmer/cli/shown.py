@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import difflib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stigmer import names
 from stigmer.cli.output import rfc3339, yaml_text
 from stigmer.cli.references import Reference
 from stigmer.cli.units import age, size, visible
-from stigmer.errors import NotFound
+from stigmer.errors import InvalidArgument, NotFound
 from stigmer.resources import kinds, present
 
 if TYPE_CHECKING:
@@ -64,31 +66,59 @@ def _message(resource: Resource) -> Message | None:
 def find(source: Source, reference: Reference) -> Resource:
     """Give the resource that a reference names: by its id, or its slug where the kind is one of the platform's.
 
-    Secrets in it are readable. Raises `NotFound` with close names in its hint.
+    Secrets in it are readable. Raises `NotFound` with close names in its hint, and `InvalidArgument` where several
+    organizations have the slug.
     """
-    kind, text = reference
+    kind, text, org = reference
     known = _known(kind)
+    if known is None:
+        try:
+            return source.store.get(kind, text)
+        except NotFound as error:
+            raise _no_such_bytes(source, kind, text) from error
     try:
-        return source.store.get(kind, text) if known is None else source.resources.find(kind, text)
+        return source.resources.find(kind, text, org)
+    except InvalidArgument as error:
+        if error.field != "org":
+            raise
+        raise InvalidArgument("--org", error.problem, hint="choose one with --org ORG, or give its id") from error
     except NotFound as error:
-        if known is None:
-            candidates = [resource.id for resource in source.store.list(kind, limit=LOOKED_AT_IDS_MAX)]
-            if not candidates and (meant := kinds.near(kind)):
-                hint = f"did you mean the kind {meant}? see the kinds: stigmer kinds"
-                raise NotFound(kind, text, hint=hint) from error
-        else:
-            # One page, whose size is bounded in bytes too.
-            listed = source.resources.list(kind, limit=LOOKED_AT_MAX).resources
-            slugs = (
-                present.summary(message).slug
-                for one in listed
-                if (message := kinds.decode(known, one.value)) is not None
-            )
-            candidates = [*dict.fromkeys(slugs), *(one.id for one in listed)]
-        close = difflib.get_close_matches(text, candidates, 3)
-        meant_names = f"did you mean {visible(' or '.join(close))}? " if close else ""
-        plural = known.plural if known is not None else kind
-        raise NotFound(kind, text, hint=f"{meant_names}see what is there: stigmer list {plural}") from error
+        raise _no_such_resource(source, known, text, org) from error
+
+
+def _no_such_bytes(source: Source, kind: str, id: str) -> NotFound:
+    candidates = [resource.id for resource in source.store.list(kind, limit=LOOKED_AT_IDS_MAX)]
+    if not candidates and (meant := kinds.near(kind)):
+        return NotFound(kind, id, hint=f"did you mean the kind {meant}? see the kinds: stigmer kinds")
+    return NotFound(kind, id, hint=f"{_meant(id, candidates)}see what is there: stigmer list {kind}")
+
+
+def _no_such_resource(source: Source, kind: Kind, text: str, org: str) -> NotFound:
+    # One page, whose size is bounded in bytes too.
+    listed = source.resources.list(kind.name, limit=LOOKED_AT_MAX).resources
+    facts = [
+        (one.id, present.summary(message)) for one in listed if (message := kinds.decode(kind, one.value)) is not None
+    ]
+    if not org:
+        candidates = [*dict.fromkeys(known.slug for _, known in facts), *(one.id for one in listed)]
+        return NotFound(
+            kind.name, text, hint=f"{_meant(text, candidates)}see what is there: stigmer list {kind.plural}"
+        )
+    problem = f'{kind.name} "{text}" not found in organization {names.shown(org)}'
+    elsewhere = dict.fromkeys(known.org for id, known in facts if text in (id, known.slug))
+    if elsewhere:
+        where = visible(", ".join(other or "none" for other in elsewhere))
+        hint = f"there is one of another organization: {where}"
+    else:
+        inside = [(id, known.slug) for id, known in facts if known.org == org]
+        candidates = [*dict.fromkeys(slug for _, slug in inside), *(id for id, _ in inside)]
+        hint = f"{_meant(text, candidates)}see what is there: stigmer list {kind.plural} -o wide"
+    return NotFound(kind.name, text, message=problem, hint=hint)
+
+
+def _meant(text: str, candidates: Sequence[str]) -> str:
+    close = difflib.get_close_matches(text, candidates, 3)
+    return f"did you mean {visible(' or '.join(close))}? " if close else ""
 
 
 def row_of(resource: Resource, now: float, *, wide: bool) -> tuple[object, ...]:

@@ -56,7 +56,7 @@ class LocalResources:
         self._reading = Reading(store, vault, Artifacts(store.directory))  # no artifact is looked at
 
     def find(self, kind: str, ref: str, org: str = "") -> Resource:
-        """Give the resource that has an id or a slug."""
+        """Give the resource that has an id or a slug, in an organization where that is given."""
         return self._reading.find(_known(kind), ref, org)
 
     def list(

@@ -94,7 +94,10 @@ class RemoteResources:
         ]
 
     def find(self, kind: str, ref: str, org: str = "") -> Resource:
-        """Give the resource that has an id or a slug; raises `NotFound`, `InvalidArgument` where several have it."""
+        """Give the resource that has an id or a slug, in an organization where that is given.
+
+        Raises `NotFound`, and `InvalidArgument` where several organizations have the slug.
+        """
         request = resources_pb2.FindRequest(kind=kind, ref=ref, org=org)
         return codec.resource_of(self._call("find", request.SerializeToString(), None))
 

@@ -18,7 +18,7 @@ from stigmer.artifacts import Artifacts, check_key
 from stigmer.codec import resource_of
 from stigmer.errors import InvalidArgument, NotFound
 from stigmer.model import Resource
-from stigmer.resources import creation, rules, sealing, special, status
+from stigmer.resources import creation, kinds, rules, sealing, special, status
 from stigmer.resources.kinds import Kind
 from stigmer.resources.state import IndexedPage, ResourceStore, Where
 from stigmer.vault import Vault
@@ -100,16 +100,23 @@ class Reading:
         return sealing.reveal(kind.name, id, self._stored(kind, id).value, self.vault)
 
     def find(self, kind: Kind, ref: str, org: str = "") -> Resource:
-        """Give the resource that has an id or a slug, with readable secrets. Raises `NotFound`."""
+        """Give the resource that has an id or a slug, with readable secrets, as `find_stored` does."""
         return self.revealed(self.find_stored(kind, ref, org))
 
     def find_stored(self, kind: Kind, ref: str, org: str = "") -> Resource:
-        """Give the resource that has an id or a slug, as it is stored. Raises `NotFound`."""
+        """Give the resource that has an id or a slug, as it is stored; only one of an organization where that is given.
+
+        Raises `NotFound`, and `InvalidArgument` where several organizations have the slug.
+        """
         names.check_id(ref, "ref")
         try:
-            return self.store.get(kind.name, ref)
+            found = self.store.get(kind.name, ref)
         except NotFound:
-            return self.store.get(kind.name, self.id_of_slug(kind, ref, org))
+            pass
+        else:
+            if not org or _organization(kind, found) == org:
+                return found
+        return self.store.get(kind.name, self.id_of_slug(kind, ref, org))
 
     def id_of_slug(self, kind: Kind, slug: str, org: str) -> str:
         """Give the id of the resource with a slug; of any organization where none is given. Raises `NotFound`.
@@ -128,7 +135,7 @@ class Reading:
         where = ", ".join(f"{names.shown(one.qualifier) if one.qualifier else 'none'} ({one.id})" for one in found)
         raise InvalidArgument(
             "org",
-            f"several organizations have a {kind.name} {names.shown(slug)}: {where}",
+            f"several organizations have {kind.name} {names.shown(slug)}: {where}",
             hint="give the organization, or the id",
         )
 
@@ -241,3 +248,8 @@ def _paging(request: Any) -> tuple[int, str, int]:
     if info is not None:
         return info.size, "", info.num
     return request.page_size, request.page_token, 0
+
+
+def _organization(kind: Kind, resource: Resource) -> str | None:
+    message: Any = kinds.decode(kind, resource.value)
+    return message.metadata.org if message is not None else None

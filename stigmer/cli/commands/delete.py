@@ -10,7 +10,7 @@ import click
 
 from stigmer.cli.complete import complete_kind_or_reference
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, pass_invocation
+from stigmer.cli.options import Command, org_option, pass_invocation
 from stigmer.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -34,9 +34,12 @@ NAMED_MAX = 10
     type=click.Path(),
     help="Delete what these manifests name. Repeatable.",
 )
+@org_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @pass_invocation
-def delete_command(invocation: Invocation, arguments: tuple[str, ...], files: tuple[str, ...], yes: bool) -> None:
+def delete_command(
+    invocation: Invocation, arguments: tuple[str, ...], files: tuple[str, ...], org: str, yes: bool
+) -> None:
     """Delete resources.
 
     Write KIND REF..., or KIND/REF..., or name manifests with -f. What hangs on a resource goes with it: the instances
@@ -48,8 +51,10 @@ def delete_command(invocation: Invocation, arguments: tuple[str, ...], files: tu
 
     if bool(arguments) == bool(files):
         raise click.UsageError("name resources (KIND REF...), or manifests with -f")
+    if org and files:
+        raise click.UsageError("--org goes with KIND REF...: a manifest says its own organization")
     with backend.daemon(invocation) as client, sources.of_store(invocation, client) as source:
-        found = _by_manifest(source, files) if files else _by_reference(source, arguments)
+        found = _by_manifest(source, files) if files else _by_reference(source, arguments, org)
         if not found:
             invocation.say("there is no manifest in what was given; nothing to do")
             return
@@ -68,11 +73,11 @@ def delete_command(invocation: Invocation, arguments: tuple[str, ...], files: tu
     _write(invocation, deleted)
 
 
-def _by_reference(source: Source, arguments: tuple[str, ...]) -> list[Resource]:
+def _by_reference(source: Source, arguments: tuple[str, ...], org: str) -> list[Resource]:
     from stigmer.cli.references import parse_references
     from stigmer.cli.shown import find
 
-    _kind, references = parse_references(arguments)
+    _kind, references = parse_references(arguments, org)
     if not references:
         raise click.UsageError("name the resources to delete: KIND REF...")
     return _each_once([find(source, reference) for reference in references])
@@ -83,7 +88,10 @@ def _by_manifest(source: Source, files: tuple[str, ...]) -> list[Resource]:
 
     return _each_once(
         [
-            source.resources.find(one.kind.name, one.metadata.id or one.slug, one.metadata.org)
+            # An id says all; the organization beside it may be one that is to be.
+            source.resources.find(
+                one.kind.name, one.metadata.id or one.slug, "" if one.metadata.id else one.metadata.org
+            )
             for one in manifests.load(files, sys.stdin.buffer.read)
         ]
     )

@@ -17,7 +17,7 @@ import click
 
 from stigmer.cli.complete import complete_kind_or_reference
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, pass_invocation
+from stigmer.cli.options import Command, org_option, pass_invocation
 from stigmer.errors import Conflict, InvalidArgument, StigmerError
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ PROBLEMS = "# It was not applied:\n"
 
 @click.command("edit", cls=Command)
 @click.argument("arguments", nargs=-1, required=True, metavar="KIND REF", shell_complete=complete_kind_or_reference)
+@org_option
 @pass_invocation
-def edit_command(invocation: Invocation, arguments: tuple[str, ...]) -> None:
+def edit_command(invocation: Invocation, arguments: tuple[str, ...], org: str) -> None:
     """Edit a resource in an editor, and apply it.
 
     The editor is that of VISUAL or EDITOR, else vi. Where something is wrong with the text, the editor opens again
@@ -57,7 +58,7 @@ def edit_command(invocation: Invocation, arguments: tuple[str, ...]) -> None:
     from stigmer.cli.units import visible
     from stigmer.resources import kinds
 
-    _, references = parse_references(arguments)
+    _, references = parse_references(arguments, org)
     if len(references) != 1:
         raise click.UsageError("name one resource: KIND REF, or KIND/REF")
     kind = kinds.find(references[0].kind)

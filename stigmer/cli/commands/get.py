@@ -12,7 +12,7 @@ import msgspec
 
 from stigmer.cli.complete import complete_kind, complete_kind_or_reference
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, pass_invocation
+from stigmer.cli.options import Command, org_option, pass_invocation
 
 if TYPE_CHECKING:
     from stigmer.cli.sources import Source
@@ -26,10 +26,11 @@ PAGE_RESOURCES = 100
 @click.argument(
     "arguments", nargs=-1, required=True, metavar="KIND [REF...]", shell_complete=complete_kind_or_reference
 )
+@org_option
 @click.option("--raw", is_flag=True, help="Write the bytes of one resource's value and nothing else.")
 @click.option("--version", "version", metavar="VERSION", help="Of a skill: this version, by its hash or its tag.")
 @pass_invocation
-def get_command(invocation: Invocation, arguments: tuple[str, ...], raw: bool, version: str | None) -> None:
+def get_command(invocation: Invocation, arguments: tuple[str, ...], org: str, raw: bool, version: str | None) -> None:
     """Print resources.
 
     Write KIND REF..., or KIND/REF...; REF is an id or a slug. A KIND alone lists. One resource is
@@ -39,7 +40,7 @@ def get_command(invocation: Invocation, arguments: tuple[str, ...], raw: bool, v
     from stigmer.cli.references import parse_references
     from stigmer.cli.shown import find
 
-    kind, references = parse_references(arguments)
+    kind, references = parse_references(arguments, org)
     if raw and len(references) != 1:
         raise click.UsageError("--raw writes the value of one resource: name one")
     if version is not None and not references:

@@ -10,7 +10,7 @@ import click
 
 from stigmer.cli.complete import complete_kind_or_reference
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, pass_invocation, text_of
+from stigmer.cli.options import Command, org_option, pass_invocation, text_of
 from stigmer.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ BEGIN = "Begin."
     metavar="KEY[=VALUE]",
     help="A secret for this run; without VALUE, that of the environment variable. Repeatable.",
 )
+@org_option
 @click.option("--session", metavar="ID", help="Go on in this session of the agent instead of a new one.")
 @click.option("-d", "--detach", is_flag=True, help="Return when the execution is created.")
 @click.option("--full", is_flag=True, help="Print all of long results.")
@@ -42,6 +43,7 @@ def run_command(
     message: str | None,
     variables: tuple[str, ...],
     secrets: tuple[str, ...],
+    org: str,
     session: str | None,
     detach: bool,
     full: bool,
@@ -55,7 +57,7 @@ def run_command(
     from stigmer.resources import kinds, methods
 
     with backend.daemon(invocation) as client, sources.of_store(invocation, client) as source:
-        what = _find(source, arguments)
+        what = _find(source, arguments, org)
         kind = kinds.find("agent_execution" if what.kind == "agent" else "workflow_execution")
         assert kind is not None
         execution: Any = kind.message_class(api_version=kind.api_version, kind=kind.message_name)
@@ -83,7 +85,7 @@ def run_command(
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-def _find(source: Source, arguments: Sequence[str]) -> Resource:
+def _find(source: Source, arguments: Sequence[str], org: str) -> Resource:
     """Give the agent, workflow or instance of a workflow that is to be run."""
     from stigmer.cli.references import Reference, parse_references
     from stigmer.cli.shown import find
@@ -91,16 +93,17 @@ def _find(source: Source, arguments: Sequence[str]) -> Resource:
     if len(arguments) == 1 and "/" not in arguments[0]:
         text = arguments[0]
         try:
-            return find(source, Reference("agent", text))
+            return find(source, Reference("agent", text, org))
         except NotFound:
             try:
-                source.resources.find("workflow", text)
+                source.resources.find("workflow", text, org)
             except NotFound:
                 pass
             else:
-                raise NotFound("agent", text, hint=f"there is such a workflow: stigmer run workflow/{text}") from None
+                there = f"stigmer run workflow/{text}" + (f" --org {org}" if org else "")
+                raise NotFound("agent", text, hint=f"there is such a workflow: {there}") from None
             raise
-    _, references = parse_references(arguments)
+    _, references = parse_references(arguments, org)
     if len(references) != 1 or references[0].kind not in ("agent", "workflow", "workflow_instance"):
         raise click.UsageError("name one agent or one workflow: REF, agent/REF or workflow/REF")
     return find(source, references[0])

@@ -10,7 +10,7 @@ import click
 
 from stigmer.cli.complete import complete_skill
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, Group, pass_invocation
+from stigmer.cli.options import Command, Group, org_option, pass_invocation
 from stigmer.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ def _write_pushed(invocation: Invocation, skill: Any, outcome: str) -> None:
 
 @skill_command.command("versions", cls=Command)
 @click.argument("ref", shell_complete=complete_skill)
+@org_option
 @pass_invocation
-def skill_versions(invocation: Invocation, ref: str) -> None:
+def skill_versions(invocation: Invocation, ref: str, org: str) -> None:
     """List the versions of a skill, newest first, with the tags that name them."""
     from stigmer.cli import sources
     from stigmer.cli.output import rfc3339, table, write_records
@@ -128,7 +129,7 @@ def skill_versions(invocation: Invocation, ref: str) -> None:
     from stigmer.resources.special.skill import TAG, VERSION
 
     with sources.reader(invocation) as source:
-        found = find(source, Reference("skill", ref))
+        found = find(source, Reference("skill", ref, org))
         versions = list(source.store.list(VERSION, f"{found.id}."))
         tagged = list(source.store.list(TAG, f"{found.id}."))
     versions.sort(key=lambda one: one.created_revision, reverse=True)
@@ -162,10 +163,11 @@ def skill_versions(invocation: Invocation, ref: str) -> None:
 
 @skill_command.command("pull", cls=Command)
 @click.argument("ref", shell_complete=complete_skill)
+@org_option
 @click.option("--version", "version", default="", metavar="VERSION", help="By its hash or its tag; else the newest.")
 @click.option("--to", "target", required=True, metavar="DIR|FILE.zip", type=click.Path(), help="Where to write it.")
 @pass_invocation
-def skill_pull(invocation: Invocation, ref: str, version: str, target: str) -> None:
+def skill_pull(invocation: Invocation, ref: str, org: str, version: str, target: str) -> None:
     """Write a version of a skill into a new folder, or into a zip."""
     from stigmer import fields
     from stigmer.cli import backend, sources
@@ -179,7 +181,7 @@ def skill_pull(invocation: Invocation, ref: str, version: str, target: str) -> N
         raise InvalidArgument("--to", f"{target} is there already", hint="name a folder or a file that is not there")
     kind = _skill_kind()
     with backend.daemon(invocation) as client, sources.of_store(invocation, client) as source:
-        found: Resource = find(source, Reference("skill", ref))
+        found: Resource = find(source, Reference("skill", ref, org))
         if version:
             found = version_of(source, found, version)
         skill: Any = kinds.parsed(kind, found.id, found.value)

@@ -9,7 +9,7 @@ import click
 
 from stigmer.cli.complete import complete_kind_or_reference
 from stigmer.cli.invocation import Invocation
-from stigmer.cli.options import Command, pass_invocation
+from stigmer.cli.options import Command, org_option, pass_invocation
 from stigmer.errors import Closed, DeadlineExceeded, InvalidArgument, NotFound, OutcomeUnknown, StigmerError
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     metavar="phase=PHASE|deleted",
     help="What to wait for: a phase of an execution, or that the resource is gone.",
 )
+@org_option
 @pass_invocation
-def wait_command(invocation: Invocation, arguments: tuple[str, ...], condition: str) -> None:
+def wait_command(invocation: Invocation, arguments: tuple[str, ...], condition: str, org: str) -> None:
     """Wait until an execution is in a phase, or a resource is deleted.
 
     For as long as it takes, unless --timeout is given. Exit code 0: it is so; 1: the execution has ended in another
@@ -39,7 +40,7 @@ def wait_command(invocation: Invocation, arguments: tuple[str, ...], condition: 
     from stigmer.cli.references import parse_references
     from stigmer.cli.units import visible
 
-    _, references = parse_references(arguments)
+    _, references = parse_references(arguments, org)
     if len(references) != 1:
         raise click.UsageError("name one resource: KIND REF, or KIND/REF")
     (reference,) = references
