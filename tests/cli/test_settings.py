@@ -184,6 +184,7 @@ NO_TEXT = "S=b\udcffd"
         (["run", "bot", "-e", NO_TEXT], "'-e' / '--env'"),
         (["run", "bot", "-m", NO_TEXT], "'-m' / '--message'"),
         (["get", "agent", NO_TEXT], "'KIND [REF...]'"),
+        (["get", "agent", "a", "--org", NO_TEXT], "'--org'"),
         (["logs", NO_TEXT], "'EXECUTION'"),
         (["list", "agents", "-l", NO_TEXT], "'-l' / '--label'"),
         (["explain", f"agent.{NO_TEXT}"], "'KIND[.FIELD...]'"),
