@@ -33,6 +33,7 @@ from stigmer.errors import (
     DataDirectoryError,
     DiskFull,
     NotFound,
+    ResourceExhausted,
     StigmerError,
     StorageFailed,
     Unavailable,
@@ -474,6 +475,37 @@ def test_copy_of_a_torn_tail_is_not_left_half_made(directory: Path, monkeypatch:
     again = open_log(directory / "log")
     assert again.next_revision == written[-1].first_revision
     again.close()
+
+
+@pytest.mark.parametrize("what", ["segment", "directory"])
+def test_too_many_open_files_at_a_roll_refuse_writes_for_as_long(
+    store: Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It stopped the store for good, and told of a disk that failed."""
+    opened = os.open
+
+    def too_many(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".log.new" if what == "segment" else "/log"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return opened(path, *arguments, **options)
+
+    for n in range(10):
+        store.save("note", f"n{n}", bytes(300))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", too_many)
+
+        def save_until_refused() -> None:
+            for n in range(10, 40):
+                store.save("note", f"n{n}", bytes(300), request_id=f"r{n}")
+
+        for _ in range(3):
+            with pytest.raises(ResourceExhausted, match="Too many open files"):
+                save_until_refused()
+        assert store.get("note", "n5").value == bytes(300)
+    assert store.failure is None
+    save_until_refused()
+    assert store.status().revision == 40
+    assert len(store.segments()) > 2
 
 
 @pytest.mark.parametrize("how", ["tail", "frame", "verify", "quick"])

@@ -18,6 +18,9 @@ _BLOCK_BYTES = 512 * 1024
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors that mean "no room", which pass when room is made."""
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
+"""The errors that mean "too many open files", which pass as well. They come from `open`, never from a write."""
+
 # A directory above ours may be closed to us, on a file system that is only read, or of a kind that syncs none.
 _NOT_OURS_TO_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
 
