@@ -45,7 +45,7 @@ from stigmer.model import Save
 from stigmer.pb import log_pb2
 from stigmer.repair import repair
 from stigmer.store import Store
-from stigmer.views import environment, generations
+from stigmer.views import environment, generations, page_cache
 from stigmer.views.generations import Comparison, Generation
 from stigmer.views.projector import Projector
 from stigmer.views.snapshot import Snapshot
@@ -777,7 +777,7 @@ def test_views_are_put_back_without_a_thread_to_read_ahead(directory: Path, monk
     crashed = directory.with_name("crashed")
     shutil.copytree(directory, crashed)
     store.close()
-    monkeypatch.setattr(generations, "boot_id", lambda: "another")
+    monkeypatch.setattr(page_cache, "boot_id", lambda: "another")
     without_threads(monkeypatch, "stigmer-reader")
     descriptors = len(os.listdir("/proc/self/fd"))
     with Store.open(crashed, SMALL) as again:
