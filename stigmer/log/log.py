@@ -301,9 +301,7 @@ class Log:
                     frames += header.event_count > 0
                     if frames % _FRAMES_PER_STEP == 0:
                         yield scan.revision - 1, frames
-            except OSError as error:
-                if not files.is_unreadable(error):
-                    raise
+            except files.Unreadable as error:
                 raise CorruptLog(
                     segment.path, scan.offset, scan.revision, f"cannot be read: {error.strerror}"
                 ) from error
