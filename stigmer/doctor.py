@@ -2,7 +2,8 @@
 
 Owns the list of checks. Each gives findings: what was looked at, how it is, and, where it is not well, the cure.
 
-Invariants: nothing is repaired, and nothing is written but a small file that is removed again and the name in LOCK;
+Invariants: nothing is repaired, and nothing is written but a small file that is removed again, the name in LOCK, and
+what opening the views writes (after a power cut they are put back to their checkpoint, as the next start would);
 what a check cannot find out is a finding too, never an exception. While somebody owns the data directory, log and views
 are left to them, and a daemon is asked; else the lock is held while they are looked at.
 """

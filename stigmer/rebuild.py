@@ -176,6 +176,8 @@ class Rebuild:
             try:
                 revision, comparison = self._compare(fresh, progress)
                 if swap:
+                    # All of it is to be durable before it serves; here nobody waits for most of that.
+                    fresh.environment.sync()
                     self._come_close(fresh, progress)
                     self._writer.run(lambda: self._catch_up_and_swap(fresh))
                 else:

@@ -1,7 +1,8 @@
 """The embedded store: a data directory opened by one process, used by any of its threads.
 
-Owns the life of the parts - lock, log, views, writer - and the answers to reads. The commit path is in `writer`, the
-bytes in `log`, the rows in `views`. The clients in `stigmer.client` have the same methods.
+Owns the life of the parts - lock, log, views, writer - and the answers to reads. How they are opened is in `opening`,
+the commit path in `writer`, the bytes in `log`, the rows in `views`. The clients in `stigmer.client` have the same
+methods.
 
 Invariants: the lock is taken before anything is read and let go after everything is closed; a read sees one moment,
 all of which is as durable as the store was asked to make it; what a page or a row says was verified when it was read.
@@ -10,7 +11,6 @@ all of which is as durable as the store was asked to make it; what a page or a r
 from __future__ import annotations
 
 import builtins
-import errno
 import logging
 import os
 import sys
@@ -21,23 +21,19 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from stigmer import codec, commits, config, lock, names, page_tokens, unfinished
+from stigmer import codec, commits, config, lock, names, opening, page_tokens
 from stigmer.config import Durability, StoreOptions
 from stigmer.decision import NOTHING, Operation, Sink, Ticket
 from stigmer.errors import (
     Closed,
     CorruptView,
-    DataDirectoryError,
     DiskFull,
     InvalidArgument,
     NotFound,
     StigmerError,
 )
 from stigmer.horizon import Horizon
-from stigmer.log import files
 from stigmer.log.cursor import Cursor
-from stigmer.log.log import Log
-from stigmer.log.recovery import Watermark
 from stigmer.model import (
     BackupPoint,
     Committed,
@@ -57,14 +53,14 @@ from stigmer.model import (
     Transacted,
     revisions_of,
 )
+from stigmer.opening import Opened
 from stigmer.pb import log_pb2
 from stigmer.query import Condition, Entries, Query, Question
 from stigmer.rebuild import Rebuild
 from stigmer.version import VERSION
-from stigmer.views import counts, generations, snapshot
+from stigmer.views import counts, snapshot
 from stigmer.views.counts import Counts
 from stigmer.views.environment import EnvironmentClosed
-from stigmer.views.generations import Generation
 from stigmer.views.keys import checked_key_of, parts_of, range_of
 from stigmer.views.projector import Projector
 from stigmer.views.snapshot import Head, Snapshot
@@ -104,21 +100,20 @@ class Changed(NamedTuple):
 class Store:
     """An open store. Made by `Store.open`, or `stigmer.open`."""
 
-    def __init__(
-        self, directory: str, options: StoreOptions, held: lock.Lock, log: Log, generation: Generation, notes: list[str]
-    ) -> None:
+    def __init__(self, directory: str, options: StoreOptions, held: lock.Lock, opened: Opened) -> None:
         """Put the opened parts together; use `Store.open`."""
+        log = opened.log
         # Constant after construction.
         self.directory = directory
         self.options = options
-        self.recovery = tuple(notes)
+        self.recovery = tuple(opened.notes)
         """What opening found and did, in sentences; empty after a clean end."""
         self.store_id = log.store_id.hex()
         self.horizon = Horizon(log.next_revision - 1)
         self._started_at_ns = time.time_ns()
         self._held = held
         self._log = log
-        self._writer = Writer(log, generation, self.horizon, options)
+        self._writer = Writer(log, opened.generation, self.horizon, options)
         self._rebuild = Rebuild(os.path.join(directory, "views"), options.map_bytes, log, self._writer)
         self._writer.rebuild = self._rebuild.in_place
         self._stop_syncing = threading.Event()
@@ -139,16 +134,14 @@ class Store:
         """
         options = (options or StoreOptions()).checked()
         directory = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        _prepare_directory(directory, create)
+        opening.prepare_directory(directory, create)
         held = lock.take(directory, command or "a program that embeds stigmer")
         try:
-            unfinished.check(directory)
-            _check_views(directory)
-            log, generation, notes = _open_parts(directory, options)
+            opened = opening.open_parts(directory, options)
         except BaseException:
             held.release()
             raise
-        store = cls(directory, options, held, log, generation, notes)
+        store = cls(directory, options, held, opened)
         try:
             store._start()
         except BaseException as error:
@@ -763,124 +756,3 @@ def _note(tickets: list[Ticket]) -> None:
         answers, place, answered = ticket.context
         answers[place] = ticket.answer
         answered.release()
-
-
-def _prepare_directory(directory: str, create: bool) -> None:
-    try:
-        if not os.path.exists(directory):
-            if os.path.islink(directory):
-                raise DataDirectoryError(
-                    directory,
-                    "is a symbolic link that leads nowhere",
-                    hint="remove or mend the link, or choose another with --data-dir",
-                )
-            if not create:
-                raise DataDirectoryError(
-                    directory,
-                    "does not exist",
-                    hint=f"start a daemon, which makes it: stigmer daemon --data-dir {directory}",
-                )
-            files.make_directories(directory)
-        elif os.path.isdir(directory):
-            files.sync_name(directory)  # whoever made it may have been killed before its name was durable
-        if not os.path.isdir(directory):
-            raise DataDirectoryError(directory, "is not a directory", hint="choose another with --data-dir")
-        if not create and not os.path.isdir(os.path.join(directory, "log")):
-            raise DataDirectoryError(directory, "has no store in it", hint="choose another with --data-dir")
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise DiskFull(directory) from error
-        raise DataDirectoryError(
-            directory, f"cannot be used: {error.strerror}", hint="choose another with --data-dir"
-        ) from error
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise DataDirectoryError(
-            directory, "is not writable", hint="give yourself access to it, or choose another with --data-dir"
-        )
-
-
-def _check_views(directory: str) -> None:
-    """Raise `DataDirectoryError` where what lies in the place of the views is no directory of ours."""
-    path = os.path.join(directory, "views")
-    if not os.path.lexists(path):
-        return
-    problem = None
-    if not os.path.isdir(path):
-        problem = os.strerror(errno.ENOTDIR)
-    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        problem = os.strerror(errno.EACCES)
-    if problem is not None:
-        raise DataDirectoryError(
-            directory,
-            f"cannot be used: {problem} ({path})",
-            hint="make it accessible, or move it away: the views are folded again from the log",
-        )
-
-
-def _open_parts(directory: str, options: StoreOptions) -> tuple[Log, Generation, list[str]]:
-    """Open the log, then views that have all of it."""
-    notes: list[str] = []
-    views_directory = os.path.join(directory, "views")
-    serving = generations.open_serving(views_directory, options.map_bytes, notes)
-    try:
-        log = Log.open(
-            os.path.join(directory, "log"),
-            segment_bytes=options.segment_bytes,
-            check_bytes=options.open_check_bytes,
-            watermark=None if serving is None else Watermark(serving[1], serving[0].projector.checkpoint),
-            notes=notes,
-        )
-    except BaseException:
-        if serving is not None:
-            serving[0].close()
-        raise
-    generation: Generation | None = None
-    is_new = False
-    try:
-        if serving is not None:
-            generation = serving[0]
-            if serving[1] != log.store_id:
-                notes.append("the views were of another store")
-                generation.close()
-                generation = None
-        last = log.next_revision - 1
-        folded_from = 0 if generation is None else generation.projector.checkpoint
-        if generation is not None:
-            try:
-                # In use before anything is written: a power cut must not find the mark of a clean end over new rows.
-                generation.serve(log.store_id, log.sync)
-                _catch_up(generation, log)
-            except CorruptView as error:
-                notes.append(f"generation {generation.number} of the views is not used: {error.problem}")
-                generation.close()
-                generation, folded_from = None, 0
-        if generation is None:
-            generations.remove_unfinished(views_directory)
-            generation = generations.create(views_directory, options.map_bytes)
-            is_new = True
-            _catch_up(generation, log)
-            generation.serve(log.store_id, log.sync)
-    except BaseException:
-        log.abandon()
-        if is_new and generation is not None:
-            generation.remove()
-        elif generation is not None:
-            generation.close()
-        raise
-    if last > folded_from:
-        notes.append(f"folded revisions {folded_from + 1} to {last} into the views")
-    generations.remove_others(views_directory, generation.number)
-    for note in notes:
-        _logger.warning("%s", note)
-    return log, generation, notes
-
-
-def _catch_up(generation: Generation, log: Log) -> None:
-    """Fold what a generation lacks of the log."""
-    cursor = log.cursor(generation.projector.checkpoint)
-    try:
-        for _checkpoint in generation.projector.catch_up(cursor, log.next_revision - 1):
-            pass
-        generation.projector.flush()
-    finally:
-        cursor.close()

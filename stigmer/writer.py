@@ -245,7 +245,7 @@ class Writer:
                 self._answer(_failed(group, self._stop_for(error)))
         try:
             self.projector.flush()
-        except (CorruptView, DiskFull) as error:
+        except (CorruptView, ResourceExhausted) as error:
             _logger.warning("the views are left behind the log, and are mended at the next open: %s", error)
         except StigmerError as error:
             self.fail(error)
@@ -275,13 +275,13 @@ class Writer:
             raise
 
     def _flush(self) -> bool:
-        """Put what the views have in memory into LMDB; False if the disk is too full for it."""
+        """Put what the views have in memory into LMDB; False if it cannot be for now: the disk is too full, mostly."""
         try:
             try:
                 self.projector.flush()
             except CorruptView as error:
                 self._fold_again(error)
-        except DiskFull as error:
+        except ResourceExhausted as error:
             if not self._cannot_flush:
                 _logger.error("the views cannot be written: %s", error)
             self._cannot_flush = True
@@ -333,7 +333,7 @@ class Writer:
         if commits:
             try:
                 self._log.append([_entry_of(ticket) for ticket in decision.accepted], commits[0].time_ns)
-            except DiskFull as error:
+            except ResourceExhausted as error:
                 _logger.error("%s", error)
                 _failed(decision.pending, error)
                 self._answer(group)

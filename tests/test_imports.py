@@ -39,9 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "repair": BASE | {"pb", "log", "views", "lock", "unfinished"},
     "writer": BASE | {"pb", "horizon", "log", "views", "commits", "decision"},
     "rebuild": BASE | {"log", "views", "writer"},
+    "opening": BASE | {"log", "views", "unfinished"},
     "store": BASE
     | {"pb", "codec", "lock", "horizon", "log", "views", "commits", "decision", "writer", "rebuild"}
-    | {"page_tokens", "query", "unfinished"},
+    | {"page_tokens", "query", "opening"},
     "credentials": BASE,
     "doctor": BASE | {"log", "views", "lock", "unfinished", "vault", "daemon", "credentials"},
     "wire": BASE | {"pb", "codec"},

@@ -486,3 +486,22 @@ def test_a_quick_verify_names_a_damaged_frame(directory: Path) -> None:
         assert (caught.value.path, caught.value.offset, caught.value.revision) == (str(path), frame.offset, 7)
         flip_bit(path, (frame.offset + 60) * 8)
         assert store.verify(quick=True).differences == 0
+
+
+def test_writes_do_not_wait_for_a_replay_to_become_durable(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file was synced as a whole while the writer stood still; now the writer finds most of it synced."""
+    synced: list[tuple[str, str]] = []
+    sync = Environment.sync
+
+    def noted(environment: Environment) -> None:
+        synced.append((os.path.basename(environment.directory), threading.current_thread().name))
+        sync(environment)
+
+    with Store.open(directory, SMALL) as store:
+        fill(store)
+        monkeypatch.setattr(Environment, "sync", noted)
+        number = str(store.replay().generation)
+        monkeypatch.undo()
+    threads = [thread for name, thread in synced if name == number]
+    assert threads[0] == "MainThread"
+    assert threads[-1] == "stigmer-writer"

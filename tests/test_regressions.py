@@ -33,6 +33,7 @@ from stigmer.errors import (
     DataDirectoryError,
     DiskFull,
     NotFound,
+    ResourceExhausted,
     StigmerError,
     StorageFailed,
     Unavailable,
@@ -44,7 +45,7 @@ from stigmer.model import Save
 from stigmer.pb import log_pb2
 from stigmer.repair import repair
 from stigmer.store import Store
-from stigmer.views import environment, generations
+from stigmer.views import environment, generations, page_cache
 from stigmer.views.generations import Comparison, Generation
 from stigmer.views.projector import Projector
 from stigmer.views.snapshot import Snapshot
@@ -476,6 +477,37 @@ def test_copy_of_a_torn_tail_is_not_left_half_made(directory: Path, monkeypatch:
     again.close()
 
 
+@pytest.mark.parametrize("what", ["segment", "directory"])
+def test_too_many_open_files_at_a_roll_refuse_writes_for_as_long(
+    store: Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It stopped the store for good, and told of a disk that failed."""
+    opened = os.open
+
+    def too_many(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".log.new" if what == "segment" else "/log"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return opened(path, *arguments, **options)
+
+    for n in range(10):
+        store.save("note", f"n{n}", bytes(300))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", too_many)
+
+        def save_until_refused() -> None:
+            for n in range(10, 40):
+                store.save("note", f"n{n}", bytes(300), request_id=f"r{n}")
+
+        for _ in range(3):
+            with pytest.raises(ResourceExhausted, match="Too many open files"):
+                save_until_refused()
+        assert store.get("note", "n5").value == bytes(300)
+    assert store.failure is None
+    save_until_refused()
+    assert store.status().revision == 40
+    assert len(store.segments()) > 2
+
+
 @pytest.mark.parametrize("how", ["tail", "frame", "verify", "quick"])
 def test_place_that_the_disk_cannot_read_is_damage_with_a_name(
     directory: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -745,7 +777,7 @@ def test_views_are_put_back_without_a_thread_to_read_ahead(directory: Path, monk
     crashed = directory.with_name("crashed")
     shutil.copytree(directory, crashed)
     store.close()
-    monkeypatch.setattr(generations, "boot_id", lambda: "another")
+    monkeypatch.setattr(page_cache, "boot_id", lambda: "another")
     without_threads(monkeypatch, "stigmer-reader")
     descriptors = len(os.listdir("/proc/self/fd"))
     with Store.open(crashed, SMALL) as again:

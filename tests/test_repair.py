@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from log.support import contents, flip_bit, frames_in, segment_files, shrink_size, zero_region
+from log.support import SECTOR_BYTES, contents, flip_bit, frames_in, segment_files, shrink_size, spoil, zero_region
 
 from stigmer.config import StoreOptions
 from stigmer.errors import CorruptLog, DataDirectoryError, InvalidArgument, LogLocked, StorageFailed
@@ -190,6 +190,25 @@ def test_a_lost_seal_costs_no_commit(made: tuple[Path, list[Event]], data: Path,
     assert not opens(data)
     done = repair_all(data, made[1])
     assert (len(done.damages), done.lost) == (1, [])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sector_that_the_disk_cannot_read(
+    made: tuple[Path, list[Event]], data: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """An open names the place, and a repair goes round it: neither takes it for an unfinished write."""
+    chance = random.Random(f"{SEED} {seed}")
+    segment = chance.choice(segment_files(data / "log"))
+    sector = chance.randrange(-(-segment.stat().st_size // SECTOR_BYTES))
+    spoil(monkeypatch, segment, sector * SECTOR_BYTES)
+    with pytest.raises(CorruptLog, match="cannot be read: Input/output error") as caught:
+        Store.open(data, SMALL)
+    assert caught.value.path == str(segment)
+    done = repair_all(data, made[1])
+    assert done.damages
+    first = done.damages[0].error
+    assert (first.path, first.offset) == (caught.value.path, caught.value.offset)
+    assert first.offset < (sector + 1) * SECTOR_BYTES
 
 
 def test_damage_in_many_places_at_once(made: tuple[Path, list[Event]], tmp_path: Path) -> None:

@@ -267,9 +267,7 @@ class _Making:
         while offset < end:
             try:
                 data = read_at(source_fd, min(_CHUNK_BYTES, end - offset), offset)
-            except OSError as error:
-                if not files.is_unreadable(error):
-                    raise
+            except files.Unreadable as error:
                 raise self._unreadable(source, source_fd, kept, error) from error
             if not data:
                 break  # the check finds it

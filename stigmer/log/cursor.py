@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from stigmer.errors import CorruptLog, StigmerError
 from stigmer.log import format as fmt
-from stigmer.log.files import is_unreadable, read_at
+from stigmer.log.files import Unreadable, read_at
 from stigmer.log.payloads import Payloads, StoredFrame
 from stigmer.log.segment import Segment
 
@@ -65,7 +65,7 @@ class Cursor:
             except (StigmerError, OSError) as error:
                 if frames:
                     break  # what is whole first; the next call comes to the same place again
-                if isinstance(error, OSError) and is_unreadable(error) and self._segment is not None:
+                if isinstance(error, Unreadable) and self._segment is not None:
                     raise self._damage(f"cannot be read: {error.strerror}") from error
                 raise
         return frames
@@ -119,7 +119,7 @@ class Cursor:
             at = (self._offset, self._next_revision) if self._segment is segment else (segment.size, wanted)
             self.close()
             self._next_revision = wanted  # a later read must not begin on the way
-            if isinstance(error, OSError) and is_unreadable(error):
+            if isinstance(error, Unreadable):
                 raise CorruptLog(segment.path, *at, f"cannot be read: {error.strerror}") from error
             raise
 

@@ -18,6 +18,14 @@ _BLOCK_BYTES = 512 * 1024
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors that mean "no room", which pass when room is made."""
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
+"""The errors that mean "too many open files", which pass as well. They come from `open`, never from a write."""
+
+
+class Unreadable(OSError):
+    """The disk has lost what was to be read: an error of a read alone, not of a write or a sync."""
+
+
 # A directory above ours may be closed to us, on a file system that is only read, or of a kind that syncs none.
 _NOT_OURS_TO_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
 
@@ -127,28 +135,32 @@ def create(path: str, content: bytes) -> int:
     return fd
 
 
-def is_unreadable(error: OSError) -> bool:
-    """Say whether the disk has lost what was to be read."""
-    return error.errno == errno.EIO
-
-
 def read_at(fd: int, size: int, offset: int, *, in_part: bool = False) -> bytes:
     """Read `size` bytes at `offset`, fewer only at the end of the file. No more is allocated than there is.
 
-    With `in_part` fewer as well where the disk cannot read on; of its first byte that is an `OSError` all the same.
+    With `in_part` fewer as well where the disk cannot read on; of the first byte that is `Unreadable` all the same.
     """
     if size > _BLOCK_BYTES:
         # It may come from the file itself, which can be damaged or cut short.
         size = min(size, max(os.fstat(fd).st_size - offset, 0))
-    data = os.pread(fd, size, offset)
+    data = _pread(fd, size, offset)
     while data and len(data) < size:
         try:
-            more = os.pread(fd, size - len(data), offset + len(data))
-        except OSError as error:
-            if in_part and is_unreadable(error):
+            more = _pread(fd, size - len(data), offset + len(data))
+        except Unreadable:
+            if in_part:
                 break
             raise
         if not more:
             break
         data += more
     return data
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise Unreadable(error.errno, error.strerror) from error

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from stigmer import config
-from stigmer.errors import CorruptLog, DataDirectoryError, DiskFull, NotFound, StorageFailed
+from stigmer.errors import CorruptLog, DataDirectoryError, DiskFull, NotFound, ResourceExhausted, StorageFailed
 from stigmer.log import files, recovery
 from stigmer.log import format as fmt
 from stigmer.log.cursor import Cursor
@@ -150,8 +150,8 @@ class Log:
         """Append a group of commits. Not durable before `sync`.
 
         The first event gets `next_revision`. A payload that resembles the last one of its likeness is stored as a delta
-        against it. Raises `DiskFull`, leaving the log as it was, or `StorageFailed`, after which the log must not be
-        used.
+        against it. Raises `ResourceExhausted` (`DiskFull`, or for too many open files), leaving the log as it was, or
+        `StorageFailed`, after which the log must not be used.
         """
         self._raise_if_failed()
         active = self._segments[-1]
@@ -263,6 +263,13 @@ class Log:
         except OSError as error:
             if error.errno in files.FULL:
                 raise DiskFull(self.directory) from error
+            if error.errno in files.EXHAUSTED:
+                # Nothing is wrong with the disk, and the next append tries again.
+                raise ResourceExhausted(
+                    f"no segment can be created in {self.directory}: {error.strerror}",
+                    limit="open files",
+                    hint="close some files, or allow more of them (ulimit -n); writes resume by themselves",
+                ) from error
             raise self._failed(self.directory, "create a segment in", error) from error
         with self._sync_lock:
             os.close(self._fd)
@@ -294,9 +301,7 @@ class Log:
                     frames += header.event_count > 0
                     if frames % _FRAMES_PER_STEP == 0:
                         yield scan.revision - 1, frames
-            except OSError as error:
-                if not files.is_unreadable(error):
-                    raise
+            except files.Unreadable as error:
                 raise CorruptLog(
                     segment.path, scan.offset, scan.revision, f"cannot be read: {error.strerror}"
                 ) from error

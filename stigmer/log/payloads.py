@@ -17,7 +17,7 @@ from stigmer import config
 from stigmer.errors import CorruptLog
 from stigmer.log import compression, delta
 from stigmer.log import format as fmt
-from stigmer.log.files import is_unreadable, read_at
+from stigmer.log.files import Unreadable, read_at
 from stigmer.log.segment import INDEX_SPACING_BYTES, Segment
 
 
@@ -184,9 +184,7 @@ class _Blocks:
         if len(stored) < header.payload_size:
             try:
                 stored = read_at(self._fd, header.payload_size, offset + fmt.FRAME_HEADER_SIZE)
-            except OSError as error:
-                if not is_unreadable(error):
-                    raise
+            except Unreadable as error:
                 problem = f"cannot be read: {error.strerror}"
         base = StoredFrame(offset, header, stored)
         if len(stored) < header.payload_size or fmt.crc32c(0, stored) != header.payload_crc:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
-from stigmer.log.files import read_at, sync_data, sync_directory, sync_file, write_at
+from stigmer.log.files import Unreadable, read_at, sync_data, sync_directory, sync_file, write_at
 from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
 
 _CHUNK_BYTES = 1024 * 1024
@@ -52,7 +54,10 @@ def list_segments(directory: str) -> list[Segment]:
             raise CorruptLog(
                 path, 0, 0, "is not the name of a segment", hint="move the file out of the log's directory"
             )
-        segment = Segment(directory, read_header(path))
+        try:
+            segment = Segment(directory, read_header(path))
+        except Unreadable as error:
+            raise CorruptLog(path, 0, int(stem), f"cannot be read: {error.strerror}") from error
         if segments and segment.header.store_id != segments[0].header.store_id:
             raise CorruptLog(
                 path,
@@ -87,7 +92,8 @@ def check_sealed(segments: list[Segment], check_bytes: int) -> int:
         fd = segment.open()
         try:
             segment.size = os.fstat(fd).st_size
-            found = read_seal(fd, segment)
+            with _naming(fd, segment):
+                found = read_seal(fd, segment)
             if found is None:
                 raise _damage_in(fd, segment, "the seal at its end is damaged")
             _offset, header, seal = found
@@ -119,19 +125,33 @@ def check_bytes_of(segment: Segment) -> None:
     """Compare a sealed segment with the checksum in its seal. Raises `CorruptLog` naming the frame."""
     fd = segment.open()
     try:
-        found = read_seal(fd, segment)
-        if found is None or crc_of(fd, found[0]) != found[2].segment_crc:
+        with _naming(fd, segment):
+            found = read_seal(fd, segment)
+            is_whole = found is not None and crc_of(fd, found[0]) == found[2].segment_crc
+        if not is_whole:
             raise _damage_in(fd, segment, "the segment's checksum does not match its seal")
     finally:
         os.close(fd)
 
 
 def _damage_in(fd: int, segment: Segment, otherwise: str) -> CorruptLog:
-    """Give the error for the first frame that is not whole, or for the segment where all are."""
+    """Give the error for the first frame that is not whole or cannot be read, or for the segment where all are."""
     scan = FrameScan(fd, segment, fmt.SEGMENT_HEADER_SIZE, segment.first_revision)
-    for _ in scan:
-        pass
+    try:
+        for _ in scan:
+            pass
+    except Unreadable as error:
+        return CorruptLog(segment.path, scan.offset, scan.revision, f"cannot be read: {error.strerror}")
     return CorruptLog(segment.path, scan.offset, scan.revision, scan.problem or otherwise)
+
+
+@contextmanager
+def _naming(fd: int, segment: Segment) -> Iterator[None]:
+    """Have a segment that the disk cannot read be damage with a place. It is never an unfinished write."""
+    try:
+        yield
+    except Unreadable as error:
+        raise _damage_in(fd, segment, f"cannot be read: {error.strerror}") from error
 
 
 def recover_last(segment: Segment, watermark: int, notes: list[str]) -> End:
@@ -141,7 +161,8 @@ def recover_last(segment: Segment, watermark: int, notes: list[str]) -> End:
     """
     fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return _from_seal(fd, segment, watermark) or _from_frames(fd, segment, watermark, notes)
+        with _naming(fd, segment):
+            return _from_seal(fd, segment, watermark) or _from_frames(fd, segment, watermark, notes)
     finally:
         os.close(fd)
 

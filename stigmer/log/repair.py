@@ -14,11 +14,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from stigmer.errors import CorruptLog
 from stigmer.log import format as fmt
-from stigmer.log.files import read_at, sync_directory
+from stigmer.log.files import Unreadable, read_at, sync_directory
 from stigmer.log.recovery import Watermark
 from stigmer.log.rewrite import SegmentRewriter
 from stigmer.log.segment import FrameScan, Segment, crc_of, later_proof, read_header, read_seal
@@ -28,6 +29,9 @@ _CHUNK_BYTES = 1024 * 1024
 # Of a segment whose header is damaged: it can be neither checked nor read.
 _NO_ID = bytes(16)
 _NEVER_NS = (1 << 63) - 1
+_UNREADABLE = "cannot be read"
+# The kernel reads a file by pages, and gives nothing of one that lies behind a place that the disk cannot read.
+_PAGE_BYTES = 4096
 
 Filler = Callable[[int, int], Sequence[tuple[bytes, int]]]
 """Gives the payloads, with their event counts, that stand for lost revisions, of which the first and last are given."""
@@ -227,8 +231,8 @@ def _parts(directory: str) -> tuple[list[_Part], bytes]:
 def _segment(directory: str, path: str, first_revision: int) -> tuple[Segment, bool]:
     try:
         header = read_header(path)
-    except CorruptLog as error:
-        if "named so" in error.problem:
+    except (CorruptLog, Unreadable) as error:
+        if isinstance(error, CorruptLog) and "named so" in error.problem:
             raise CorruptLog(path, 0, first_revision, error.problem, hint="give the file its name back") from error
         created_s = fmt.created_s(os.stat(path).st_mtime)
         return Segment(directory, fmt.SegmentHeader(_NO_ID, _NO_ID, first_revision, created_s)), False
@@ -287,7 +291,7 @@ def _frames(fd: int, part: _Part, watermark: int) -> Iterator[tuple[int, fmt.Fra
     is_damaged = False
     while True:
         scan = FrameScan(fd, segment, offset, revision)
-        for frame_offset, header, stored in scan:
+        for frame_offset, header, stored in _as_far_as_readable(scan):
             if limit is not None and header.first_revision + header.event_count > limit:
                 raise CorruptLog(
                     segment.path,
@@ -302,7 +306,7 @@ def _frames(fd: int, part: _Part, watermark: int) -> Iterator[tuple[int, fmt.Fra
         if scan.problem is None:
             break
         error = CorruptLog(segment.path, scan.offset, revision, scan.problem)
-        if limit is None and revision > watermark and later_proof(fd, segment, scan.offset + 1, revision) is None:
+        if limit is None and revision > watermark and _is_torn(fd, segment, scan):
             yield Torn(scan.offset, os.fstat(fd).st_size - scan.offset)
             return
         found = _next_header(fd, segment, scan.offset + 1, revision)
@@ -321,16 +325,53 @@ def _frames(fd: int, part: _Part, watermark: int) -> Iterator[tuple[int, fmt.Fra
         yield Damage(CorruptLog(segment.path, scan.offset, revision, "the seal at its end is damaged"), None)
 
 
+def _as_far_as_readable(scan: FrameScan) -> Iterator[tuple[int, fmt.FrameHeader, bytes]]:
+    """Have a frame that the disk cannot read be a problem like others."""
+    try:
+        yield from scan
+    except Unreadable as error:
+        scan.problem = f"{_UNREADABLE}: {error.strerror}"
+
+
+def _is_torn(fd: int, segment: Segment, scan: FrameScan) -> bool:
+    """Say whether the frame at which a scan stopped is an unfinished write; where the disk cannot read, it is not."""
+    if scan.problem is None or scan.problem.startswith(_UNREADABLE):
+        return False
+    try:
+        return later_proof(fd, segment, scan.offset + 1, scan.revision) is None
+    except Unreadable:
+        return False
+
+
 def _is_sealed(fd: int, segment: Segment) -> bool:
-    found = read_seal(fd, segment)
-    return found is not None and crc_of(fd, found[0]) == found[2].segment_crc
+    try:
+        found = read_seal(fd, segment)
+        return found is not None and crc_of(fd, found[0]) == found[2].segment_crc
+    except Unreadable:
+        return False
+
+
+def _read_around(fd: int, size: int, offset: int) -> bytes:
+    """Read as `read_at` does, with zeros in the place of what the disk cannot read, up to the end of its page."""
+    with suppress(Unreadable):
+        return read_at(fd, size, offset)
+    parts: list[bytes] = []
+    end = offset + size
+    while offset < end:
+        step = min(_PAGE_BYTES - offset % _PAGE_BYTES, end - offset)
+        part = b""
+        with suppress(Unreadable):
+            part = read_at(fd, step, offset, in_part=True)
+        parts.append(part.ljust(step, b"\0"))
+        offset += step
+    return b"".join(parts)
 
 
 def _next_header(fd: int, segment: Segment, offset: int, revision: int) -> tuple[int, int] | None:
     """Find the next frame header from an offset on that is whole; give its offset and its first revision."""
     size = os.fstat(fd).st_size
     for base in range(offset, size, _CHUNK_BYTES):
-        data = read_at(fd, _CHUNK_BYTES + fmt.FRAME_HEADER_SIZE, base)
+        data = _read_around(fd, min(_CHUNK_BYTES + fmt.FRAME_HEADER_SIZE, size - base), base)
         at = data.find(fmt.FRAME_MAGIC)
         while 0 <= at < _CHUNK_BYTES:
             header = fmt.decode_frame_header(data, at, base + at, segment.salt)

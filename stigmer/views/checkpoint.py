@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from stigmer import config
-from stigmer.errors import CorruptView, DiskFull, StigmerError, StorageFailed
+from stigmer.errors import CorruptView, DiskFull, ResourceExhausted, StigmerError, StorageFailed
 from stigmer.log import files
 from stigmer.log.format import crc32c
 from stigmer.views import environment
@@ -170,7 +170,7 @@ class Checkpointer:
         self._idle = threading.Event()  # set while none is under way
         self._idle.set()
         # Belong to the thread that takes one, while one is under way, else to the writing thread.
-        self._content = self._read()  # of the small file, as it is on disk
+        self._written = self._file()  # the small file, as this process left or found it
         self._held: Held | None = None  # the state that it names
         self._is_missed = False  # whether the last one could not be taken, for want of something that passes
         self.failure: StigmerError | None = None
@@ -193,7 +193,10 @@ class Checkpointer:
         )
 
     def take_now(self) -> None:
-        """Take one, and wait until it is durable. Raises `DiskFull`; `StorageFailed`, after which none is taken."""
+        """Take one, and wait until it is durable.
+
+        Raises `ResourceExhausted` (`DiskFull`, or for too many open files); `StorageFailed`, after which none is taken.
+        """
         self.wait()
         if self.failure is not None:
             # A sync that succeeds after one that failed proves nothing.
@@ -243,7 +246,7 @@ class Checkpointer:
     def _run(self, held: Held, revision: int, fail: Callable[[StigmerError], None]) -> None:
         try:
             self._make_durable(held, revision)
-        except DiskFull as error:
+        except ResourceExhausted as error:
             self._miss(error)
         except StigmerError as error:
             self.disown(error)
@@ -278,25 +281,29 @@ class Checkpointer:
         try:
             os.close(files.create(self._path, content))
         except OSError as error:
-            if error.errno in files.FULL and self._is_as_before():
-                raise DiskFull(self._environment.directory) from error
             # Where only the sync of the directory failed, the disk may have either of two.
+            if self._is_as_before():
+                if error.errno in files.FULL:
+                    raise DiskFull(self._environment.directory) from error
+                if error.errno in files.EXHAUSTED:
+                    raise ResourceExhausted(f"{self._path}: {error.strerror}", limit="open files") from error
             raise StorageFailed(self._path, "write", str(error)) from error
-        self._content = content
+        self._written = self._file()
 
     def _is_as_before(self) -> bool:
         """Say whether a write that failed has left the small file alone."""
         try:
-            return self._read() == self._content
+            return self._file() == self._written
         except OSError:
             return False
 
-    def _read(self) -> bytes:
+    def _file(self) -> tuple[int, int] | None:
+        """Tell the small file from one in its place, without opening it; None where there is none."""
         try:
-            with open(self._path, "rb") as file:
-                return file.read()
+            status = os.stat(self._path)
         except FileNotFoundError:
-            return b""
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def disown(self, error: StigmerError) -> None:
         """See to it that the next open does not believe LMDB's file, of which nobody knows what the disk has.

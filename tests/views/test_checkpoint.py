@@ -532,7 +532,7 @@ def test_full_disk_keeps_the_checkpoint_before_and_is_told_once(
 def test_full_disk_on_which_nobody_knows_what_was_written_is_final(
     generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the small file cannot be read after a write that failed, it may name a state that is not held."""
+    """Where the small file cannot be looked at after a write that failed, it may name a state that is not held."""
     monkeypatch.setattr(config, "CHECKPOINT_EVENTS", 1)
     Traffic(13).fold_some(generation)
     checkpointer = generation._checkpointer
@@ -541,19 +541,19 @@ def test_full_disk_on_which_nobody_knows_what_was_written_is_final(
     def full(path: str, content: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def unreadable() -> bytes:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    def out_of_sight() -> tuple[int, int] | None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     failed: list[StigmerError] = []
     monkeypatch.setattr(files, "create", full)
-    monkeypatch.setattr(checkpointer, "_read", unreadable)
+    monkeypatch.setattr(checkpointer, "_file", out_of_sight)
     generation.checkpoint_if_due(failed.append)
     checkpointer.wait()
     assert [type(error) for error in failed] == [StorageFailed]
     assert sorted(os.listdir(generation.directory)) == ["data.mdb", "lock.mdb"]
 
 
-@pytest.mark.parametrize("lacks", ["room", "a thread"])
+@pytest.mark.parametrize("lacks", ["room", "a thread", "a descriptor"])
 def test_checkpoint_that_could_not_be_taken_is_due_at_the_next_flush(
     generation: Generation, monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
@@ -568,12 +568,17 @@ def test_checkpoint_that_could_not_be_taken_is_due_at_the_next_flush(
     def full(path: str, content: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def too_many(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
     def no_thread(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
         if lacks == "room":
             patch.setattr(files, "create", full)
+        elif lacks == "a descriptor":
+            patch.setattr(os, "open", too_many)
         else:
             patch.setattr(threading.Thread, "start", no_thread)
         generation.checkpoint_if_due(must_not_fail)
