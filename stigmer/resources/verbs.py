@@ -273,15 +273,14 @@ class Resources(Reading):
         def operation(state: State) -> list[Gone]:
             if refusal is not None:
                 raise refusal.with_traceback(None)
-            gone: list[Gone] = []
+            gone: dict[tuple[str, str], Gone] = {}
             for kind, id in named:
-                before = {(one.kind_name, one.id): place for place, one in enumerate(gone)}
-                place = before.get((kind.name, id))
-                if place is not None:  # it went with one that was named before
-                    gone[place] = gone[place]._replace(is_target=True)
+                before = gone.get((kind.name, id))
+                if before is not None:  # it went with one that was named before
+                    gone[kind.name, id] = before._replace(is_target=True)
                 else:
-                    gone += writing.delete(state, kind, id, retire)
-            return gone
+                    gone.update(((one.kind_name, one.id), one) for one in writing.delete(state, kind, id, retire))
+            return list(gone.values())
 
         def answer(gone: list[Gone], done: Transacted) -> list[Deleted]:
             self._clear_away(gone)
