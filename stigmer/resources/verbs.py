@@ -21,12 +21,14 @@ from stigmer.errors import (
     Conflict,
     CorruptLog,
     CorruptView,
+    DiskFull,
     InvalidArgument,
     KeyRetired,
     NotFound,
     OutcomeUnknown,
     StigmerError,
     StorageFailed,
+    Unavailable,
 )
 from stigmer.fields import Bytes
 from stigmer.model import Event, Op, Transacted
@@ -416,7 +418,14 @@ class Resources(Reading):
         """Destroy the keys of what was deleted, and the artifacts that nothing names any more."""
         keys = [key for one in gone for key in one.keys]
         if keys:
-            self.vault.destroy(keys)
+            try:
+                self.vault.destroy(keys)
+            except DiskFull as error:
+                # That would say that nothing was written.
+                raise Unavailable(
+                    "it is deleted, but there was no room to overwrite the keys of its secrets; the next start does",
+                    hint="make room, then start the daemon anew",
+                ) from error
         artifacts = [artifact_of(one.value) for one in gone if one.kind_name == "skill_version"]
         if artifacts:
             self.artifacts.collect(self.is_needed, artifacts)
