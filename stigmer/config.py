@@ -147,7 +147,7 @@ THREADS_MIN = 32
 """A daemon does not start where fewer threads can be started."""
 
 PEER_SILENCE_SECONDS = 60
-"""A peer on TLS that was silent for so long is sent a ping,"""
+"""A peer on another machine that was silent for so long is sent a ping,"""
 PEER_ANSWER_SECONDS = 20
 """and is taken for gone where it does not answer within this time."""
 

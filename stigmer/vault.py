@@ -103,7 +103,9 @@ class _Entry(msgspec.Struct, gc=False):
     """Of its resource: `kind/id`. That of a damaged slot may be anything."""
     id: bytes
     takers: int = 0
-    """How many asked for the key to seal with it."""
+    """How many asked for the key to seal with it, since the vault was opened."""
+    is_new: bool = False
+    """Whether it was made since then. What was there before may have sealed what is stored."""
     retired: bool = False
 
 
@@ -311,13 +313,15 @@ class Vault:
         return self._overwrite(keys, durably=True)
 
     def discard(self, key: DataKey) -> None:
-        """Free a key that was made for a save that was not made; one that somebody else took too is kept.
+        """Free a key that was made for a save that was not made; one that was there before, or that somebody else took
+        too, is kept.
 
         Never fails, for its caller has an error of its own to tell: what stays, or what a power cut brings back, the
         next `sweep` destroys.
         """
         with self._lock:
-            if key._entry.takers != 1 or self._entries.get(key.slot) is not key._entry:
+            entry = key._entry
+            if not entry.is_new or entry.takers != 1 or self._entries.get(key.slot) is not entry:
                 return
             retired = self._retire(key.slot)
         try:
@@ -413,7 +417,7 @@ class Vault:
             raise Closed("vault")
         cipher_class = _aesgcm()
         data_key = cipher_class.generate_key(8 * _KEY_BYTES)
-        entry = _Entry(name, os.urandom(16), takers=1)
+        entry = _Entry(name, os.urandom(16), takers=1, is_new=True)
         nonce = os.urandom(_NONCE_BYTES)
         wrapped = nonce + master.cipher.encrypt(nonce, data_key, _wrapping_data(slot, entry))
         record = _SLOT.pack(_IN_USE, len(name), slot, entry.id, wrapped, name)

@@ -52,17 +52,17 @@ class Access:
 
     def channel(self) -> grpc.Channel:
         """Make the connection of the blocking client."""
-        target = attempts.target_of(self._address)
+        target, options = attempts.target_of(self._address), attempts.channel_options(self._address)
         if self._credentials is None:
-            return grpc.insecure_channel(target, attempts.CHANNEL_OPTIONS)
-        return grpc.secure_channel(target, self._credentials, attempts.CHANNEL_OPTIONS)
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, self._credentials, options)
 
     def aio_channel(self) -> grpc.aio.Channel:
         """Make the connection of the asyncio client, on the loop that runs now."""
-        target = attempts.target_of(self._address)
+        target, options = attempts.target_of(self._address), attempts.channel_options(self._address)
         if self._credentials is None:
-            return grpc.aio.insecure_channel(target, options=attempts.CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(target, self._credentials, options=attempts.CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, self._credentials, options=options)
 
 
 def _channel_credentials(tls: Tls) -> grpc.ChannelCredentials:

@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from stigmer import errors, wire
+from stigmer import config, errors, wire
 from stigmer.errors import StigmerError, Unavailable
 from stigmer.wire import Address
 
@@ -33,6 +33,23 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     # The daemon is on this machine; a proxy for the web has no part in it.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def channel_options(address: Address) -> tuple[tuple[str, Any], ...]:
+    """Give gRPC's options for the connection to an address."""
+    if address.is_local:
+        return CHANNEL_OPTIONS  # the end of a process is the end of its connections
+    return (
+        *CHANNEL_OPTIONS,
+        # A network that is gone tells nobody: a tail would wait for ever, and calls to the last second of their time.
+        ("grpc.keepalive_time_ms", config.PEER_SILENCE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", config.PEER_ANSWER_SECONDS * 1000),
+        # Of the pings that gRPC sends to measure the way, behind one of which that of the keepalive waits.
+        ("grpc.http2.ping_timeout_ms", config.PEER_ANSWER_SECONDS * 1000),
+        # A tail may have nothing to send for days, and is pinged all the same.
+        ("grpc.http2.max_pings_without_data", 0),
+    )
+
 
 _BACKOFF_SECONDS_FIRST = 0.02
 _BACKOFF_SECONDS_MAX = 1.0

@@ -227,6 +227,8 @@ def _options(limits: Limits, address_count: int, *, is_remote: bool) -> list[tup
         options += [
             ("grpc.keepalive_time_ms", config.PEER_SILENCE_SECONDS * 1000),
             ("grpc.keepalive_timeout_ms", config.PEER_ANSWER_SECONDS * 1000),
+            # Of the pings that gRPC sends to measure the way, behind one of which that of the keepalive waits.
+            ("grpc.http2.ping_timeout_ms", config.PEER_ANSWER_SECONDS * 1000),
         ]
     return options
 

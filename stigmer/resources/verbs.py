@@ -21,12 +21,14 @@ from stigmer.errors import (
     Conflict,
     CorruptLog,
     CorruptView,
+    DiskFull,
     InvalidArgument,
     KeyRetired,
     NotFound,
     OutcomeUnknown,
     StigmerError,
     StorageFailed,
+    Unavailable,
 )
 from stigmer.fields import Bytes
 from stigmer.model import Event, Op, Transacted
@@ -273,15 +275,14 @@ class Resources(Reading):
         def operation(state: State) -> list[Gone]:
             if refusal is not None:
                 raise refusal.with_traceback(None)
-            gone: list[Gone] = []
+            gone: dict[tuple[str, str], Gone] = {}
             for kind, id in named:
-                before = {(one.kind_name, one.id): place for place, one in enumerate(gone)}
-                place = before.get((kind.name, id))
-                if place is not None:  # it went with one that was named before
-                    gone[place] = gone[place]._replace(is_target=True)
+                before = gone.get((kind.name, id))
+                if before is not None:  # it went with one that was named before
+                    gone[kind.name, id] = before._replace(is_target=True)
                 else:
-                    gone += writing.delete(state, kind, id, retire)
-            return gone
+                    gone.update(((one.kind_name, one.id), one) for one in writing.delete(state, kind, id, retire))
+            return list(gone.values())
 
         def answer(gone: list[Gone], done: Transacted) -> list[Deleted]:
             self._clear_away(gone)
@@ -417,7 +418,14 @@ class Resources(Reading):
         """Destroy the keys of what was deleted, and the artifacts that nothing names any more."""
         keys = [key for one in gone for key in one.keys]
         if keys:
-            self.vault.destroy(keys)
+            try:
+                self.vault.destroy(keys)
+            except DiskFull as error:
+                # That would say that nothing was written.
+                raise Unavailable(
+                    "it is deleted, but there was no room to overwrite the keys of its secrets; the next start does",
+                    hint="make room, then start the daemon anew",
+                ) from error
         artifacts = [artifact_of(one.value) for one in gone if one.kind_name == "skill_version"]
         if artifacts:
             self.artifacts.collect(self.is_needed, artifacts)

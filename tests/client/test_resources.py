@@ -117,6 +117,32 @@ def test_many_values_are_revealed_in_several_calls(client: Client, monkeypatch: 
     assert client.resources.reveal([]) == []
 
 
+def test_what_changes_nothing_leaves_the_secrets_of_before_a_restart(tmp_path: Path) -> None:
+    """A plan, a write that is refused and one that is repeated give their keys back; not those of what is stored."""
+    address = f"unix:{tmp_path}/s"
+    wanted = environment("kept")
+    with DaemonProcess(tmp_path / "data", address) as daemon, connect(address, timeout=60) as client:
+        (first,) = client.resources.apply([wanted], request_id="applied")
+
+        def plan() -> None:
+            client.resources.apply([environment("kept", "another")], dry_run=True)
+
+        def refuse() -> None:
+            with pytest.raises(Conflict):
+                client.resources.apply([environment("kept", "another")._replace(expected_revision=99)])
+
+        def repeat() -> None:
+            assert client.resources.apply([wanted], request_id="applied") == [first]
+
+        daemon.kill()
+        for call in plan, refuse, repeat:
+            with DaemonProcess(tmp_path / "data", address) as daemon:
+                call()
+                found = Environment.FromString(client.resources.find("environment", "kept").value)
+                assert found.spec.data["TOKEN"].value == "hidden", call.__name__
+                assert daemon.stop() == 0
+
+
 def test_an_apply_and_a_delete_with_the_same_request_id_are_answered_as_the_first_time(client: Client) -> None:
     """Also where names are there twice, in two organizations, and once what was applied is gone."""
 

@@ -16,6 +16,7 @@ import pytest
 from daemon.support import DaemonProcess
 
 import stigmer.aio
+from stigmer import config, wire
 from stigmer.client import connect
 from stigmer.client.sync import Client
 from stigmer.errors import (
@@ -408,3 +409,91 @@ def test_an_interrupt_ends_a_waiting_tail(tmp_path: Path, address: str) -> None:
         with pytest.raises(AlreadyExists):
             client.save("k", "a", b"", expected_revision=0)
         assert process.stop() == 0
+
+
+# --- another machine ---
+
+
+class _Network:
+    """Passes bytes on between clients and a daemon, until it loses all of the connections that it has then."""
+
+    def __init__(self, upstream: str) -> None:
+        host, _, port = upstream.rpartition(":")
+        self._upstream = host, int(port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self._losses = 0
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def lose(self) -> None:
+        """Pass nothing more on of what is open, and tell nobody."""
+        self._losses += 1
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            pair = client, socket.create_connection(self._upstream)
+            self._open += pair
+            for come, go in (pair, pair[::-1]):
+                self._threads.append(threading.Thread(target=self._pass_on, args=(come, go, self._losses)))
+                self._threads[-1].start()
+
+    def _pass_on(self, come: socket.socket, go: socket.socket, losses: int) -> None:
+        with contextlib.suppress(OSError):
+            while piece := come.recv(65536):
+                if losses == self._losses:
+                    go.sendall(piece)
+            if losses == self._losses:
+                go.shutdown(socket.SHUT_WR)
+
+    def __enter__(self) -> _Network:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._listening, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_network_that_is_gone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A tail of a daemon on another machine goes on by a new connection; it does not wait for one that is dead."""
+    monkeypatch.setattr(wire.Address, "is_local", property(lambda _: False))
+    monkeypatch.setattr(config, "PEER_SILENCE_SECONDS", 1)
+    monkeypatch.setattr(config, "PEER_ANSWER_SECONDS", 1)
+    with (
+        DaemonProcess(tmp_path / "data", limits=config.Limits(ping_interval_seconds=0.1)) as process,
+        connect(process.address) as beside,
+        _Network(process.address) as network,
+    ):
+        beside.save("k", "before", b"v")
+
+        def see(event: Event) -> bool:
+            if event.id == "before":
+                network.lose()
+                beside.save("k", "after", b"v")
+            return event.id == "after"
+
+        async def follow() -> bool:
+            async with asyncio.timeout(50), stigmer.aio.connect(network.address) as client:
+                async for event in client.tail():
+                    if see(event):
+                        return True
+            return False
+
+        if kind == "asyncio":
+            assert asyncio.run(follow())
+        else:
+            with connect(network.address) as client:
+                ending = threading.Timer(50, client.close)
+                ending.start()
+                assert any(see(event) for event in client.tail())
+                ending.cancel()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -23,14 +24,19 @@ from stigmer.store import Store
 
 def with_strace(data_dir: Path, injected: str) -> tuple[str, ...]:
     """Give a wrapper for a daemon in which each fdatasync of the log's only segment meets a fault."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("faults of the disk are made with strace")
     with Store.open(data_dir) as store:
         store.save("k", "before", b"v")
     (segment,) = (data_dir / "log").iterdir()
-    fault = f"inject=fdatasync:{injected}:when=1+"
-    return (strace, "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", fault, "-P", str(segment))
+    return faults_of(segment, "fdatasync", injected)
+
+
+def faults_of(file: Path, calls: str, injected: str) -> tuple[str, ...]:
+    """Give a wrapper for a daemon in which each of some system calls on a file meets a fault."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("faults of the disk are made with strace")
+    fault = f"inject={calls}:{injected}:when=1+"
+    return (strace, "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e", fault, "-P", str(file))
 
 
 def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path) -> None:
@@ -144,11 +150,36 @@ def test_storage_that_fails_ends_the_daemon(tmp_path: Path) -> None:
         assert store.get("k", "before").value == b"v"
 
 
-def test_what_a_write_of_unknown_outcome_needs_is_kept(tmp_path: Path) -> None:
-    """The log may have a save whose sync failed; then its secret opens and its artifact is there."""
+def secret() -> Any:
+    """Make an environment with a secret."""
     wanted = make("environment", "Secret", owner_scope=2, org="acme")
     wanted.spec.data["TOKEN"].value = "hidden"
     wanted.spec.data["TOKEN"].is_secret = True
+    return wanted
+
+
+def test_a_delete_whose_keys_find_no_room_is_not_told_to_have_done_nothing(tmp_path: Path) -> None:
+    """It is in the log; the next start destroys the keys. RESOURCE_EXHAUSTED would say that nothing was written."""
+    keys = tmp_path / "data" / "secrets.keys"
+    with DaemonProcess(tmp_path / "data") as process, Services(process.address) as services:
+        id = services.environment.create(secret()).metadata.id
+    wrapper = faults_of(keys, "pwrite64,pwritev", "error=ENOSPC")
+    with DaemonProcess(tmp_path / "data", wrapper=wrapper) as process, Services(process.address) as services:
+        with pytest.raises(Refused, match="UNAVAILABLE: it is deleted") as caught:
+            services.environment.delete(resource_id=id, request_id="once")
+        assert "the next start" in str(caught.value)
+        # As every client does that is told so.
+        assert services.environment.delete(resource_id=id, request_id="once").metadata.id == id
+        process.kill()
+    assert keys.read_bytes().count(f"environment/{id}".encode()) == 1
+    with DaemonProcess(tmp_path / "data") as process:
+        assert process.stop() == 0
+    assert keys.read_bytes().count(f"environment/{id}".encode()) == 0
+
+
+def test_what_a_write_of_unknown_outcome_needs_is_kept(tmp_path: Path) -> None:
+    """The log may have a save whose sync failed; then its secret opens and its artifact is there."""
+    wanted = secret()
     artifact = skill_zip("pushed")
     for name in ("environment", "skill"):
         wrapper = with_strace(tmp_path / name, "error=EIO")

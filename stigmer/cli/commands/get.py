@@ -71,7 +71,7 @@ def version_of(source: Source, resource: Resource, version: str) -> Resource:
 
     where = special.of(resource.kind).version_of
     if where is None:
-        raise InvalidArgument("--version", f"a {resource.kind} has no versions; skills have")
+        raise InvalidArgument("--version", f"resources of kind {resource.kind} have no versions; skills have")
     if (place := where(resource.id, version)) is None:
         return resource
     try:
