@@ -131,6 +131,17 @@ class Forked:
         return output, written[0]
 
 
+def run(program: str, *arguments: object, seconds_max: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, forked where that can be; it is killed after so long: `subprocess.TimeoutExpired`."""
+    words = [str(argument) for argument in arguments]
+    if not AVAILABLE:
+        command = [sys.executable, "-c", program, *words]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds_max)
+    process = Forked(program, *words)
+    output, errors = process.communicate(seconds_max)
+    return subprocess.CompletedProcess(process.args, process.wait(), output.decode(), errors.decode())
+
+
 def _input(content: bytes | None) -> int:
     """Give a file to read from: a pipe with something in it, or one that has nothing."""
     if content is None:

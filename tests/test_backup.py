@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 from checks import check_store, fold, state_of
 from daemon.support import DaemonProcess
+from forking import run
 from log.support import flip_bit
 
 import stigmer
@@ -379,12 +378,7 @@ os._exit(0)
 
 def run_and_kill(countdown: int, *arguments: object) -> bool:
     """Run a backup or a restore that is killed at its n-th change of a file; say whether it was."""
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(countdown), *map(str, arguments)],
-        timeout=60,
-        capture_output=True,
-        text=True,
-    )
+    done = run(_KILLED, countdown, *arguments)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
 

@@ -7,11 +7,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import run
 from log.support import SECTOR_BYTES, contents, flip_bit, frames_in, segment_files, shrink_size, spoil, zero_region
 
 from stigmer.config import StoreOptions
@@ -386,8 +385,7 @@ def test_a_repair_killed_anywhere_is_finished_by_the_next(made: tuple[Path, list
     kills = 0
     while True:
         data = Path(shutil.copytree(broken, tmp_path / f"{kills}"))
-        arguments = [sys.executable, "-c", _KILLED, str(kills), str(data), *map(str, lost)]
-        done = subprocess.run(arguments, timeout=60, capture_output=True, text=True)
+        done = run(_KILLED, kills, data, *lost)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         if (data / "UNFINISHED").exists():
             with pytest.raises(DataDirectoryError, match="a repair of it was not finished"):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from checks import deterministic
+from forking import run
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -63,12 +64,6 @@ def keys_file(directory: Path) -> Path:
 def slot_of(directory: Path, key: DataKey) -> bytes:
     """Give the bytes of a key's slot."""
     return keys_file(directory).read_bytes()[key.slot * SLOT_BYTES :][:SLOT_BYTES]
-
-
-def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own."""
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 # --- sealing -------------------------------------------------------------------------------------------------
@@ -154,7 +149,8 @@ def test_nothing_is_made_before_the_first_secret(directory: Path) -> None:
     assert vault.destroy(()) == vault.sweep(lambda kind, id: False) == 0
     vault.close()
     assert list(directory.iterdir()) == []
-    done = run("import stigmer.vault, stigmer.resources.sealing, sys; print('cryptography' in sys.modules)")
+    program = "import stigmer.vault, stigmer.resources.sealing, sys; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert done.stdout == "False\n", done.stderr
 
 

@@ -47,7 +47,7 @@ _VIEWS_EVERY = 2
 _CHECK_EVERY = 10
 """Of those with the views, so many before one whose every row is compared."""
 _SEGMENT_BYTES = 8 * 1024
-_LIMIT_SECONDS = 60
+_LIMIT_SECONDS = 240
 
 _STAGES = (
     (Log, "append", "commit"),

@@ -258,6 +258,7 @@ def test_sessions_by_agent_and_by_instance(listed: Sessions) -> None:
     assert ids(services.session.listByAgent(agent_id="ain-0")) == sessions[1::2]
     empty = services.session.listByAgent(agent_id="agt-none")
     assert (ids(empty), empty.total_pages) == ([], 0)
+    services.agent.delete(value=agent.metadata.id)  # and with it its sessions: what is listed is as it was
 
 
 def test_instances_by_agent_and_by_workflow(services: Services) -> None:
