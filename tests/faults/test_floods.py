@@ -22,7 +22,7 @@ from pathlib import Path
 import grpc
 import http2
 import pytest
-from daemon.support import DaemonProcess
+from daemon.support import DaemonProcess, seconds_of_cpu
 from http2 import GOAWAY, Connection
 
 from faults.needs import linux
@@ -63,12 +63,6 @@ def forget_peak(process: DaemonProcess) -> int:
     """Count the peak from now on; give what is in memory now."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
     return memory(process, "VmHWM")
-
-
-def seconds_of_cpu(process: DaemonProcess) -> float:
-    """Give the time that the daemon has computed."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wakings_of(process: DaemonProcess) -> int:
