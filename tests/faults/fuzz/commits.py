@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from flows.support import TRAFFIC
+from flows.support import TRAFFIC, execution
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -93,6 +93,10 @@ def seeds() -> Iterator[bytes]:
     update = next(recordings.frames(str(TRAFFIC / "agent-run-chat.binpb.zst")))
     run = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="agent_execution", id="x", value=update)
     yield store_pb2.WriteRequest(commits=[log_pb2.Commit(events=[run, save])]).SerializeToString()
+    long_text = execution(session_id="s" * 300).SerializeToString()
+    long_run = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="agent_execution", id="y", value=long_text)
+    whole = log_pb2.Event(op=log_pb2.Event.OP_SAVE, kind="note", id="n2", value=bytes(_VALUE_BYTES_MAX))
+    yield store_pb2.WriteRequest(commits=[log_pb2.Commit(events=[long_run, whole])]).SerializeToString()
 
 
 def _check_requests(data: bytes) -> None:

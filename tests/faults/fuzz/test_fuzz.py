@@ -19,7 +19,7 @@ from stigmer.daemon import splice
 from stigmer.log import delta, recovery
 from stigmer.log import format as fmt
 from stigmer.resources import documents, zips
-from stigmer.views import snapshot, terms
+from stigmer.views import keys, snapshot, terms
 
 from . import __main__ as command
 from . import targets, tokens
@@ -166,15 +166,22 @@ def test_a_broken_reader_is_caught(what: str, monkeypatch: pytest.MonkeyPatch) -
     """Each target finds a fault that is put in on purpose, with the mutations that find none without it."""
     name, module, attribute, broken = BROKEN[what]
     inputs = targets.inputs(name)
-    for function in (terms._readers, snapshot._before_id):
-        function.cache_clear()
+    forget()
     monkeypatch.setattr(module, attribute, broken)
     try:
         with pytest.raises(AssertionError, match=f"{name}, seed {SEED}"):
             run(name, inputs)
     finally:
         monkeypatch.undo()
-        terms._readers.cache_clear()
+        forget()
+
+
+def forget() -> None:
+    """Have the product forget the answers that it remembers: those of a broken reader are wrong for whoever is next."""
+    for function in (terms._prefix, terms._readers, snapshot._before_id):
+        function.cache_clear()
+    keys._start_anew()
+    names._kinds_seen.clear()
 
 
 # --- the command -------------------------------------------------------------------------------------------
