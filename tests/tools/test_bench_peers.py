@@ -161,7 +161,7 @@ def test_a_smoke_run_needs_nothing_installed(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(TOOLS)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(saved.read_text())["figures"]
@@ -180,7 +180,7 @@ def test_a_failure_is_told_and_the_run_fails(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(TOOLS)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=560,
     )
     assert done.returncode == 1
     assert "FAILED" in done.stderr

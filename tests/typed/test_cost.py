@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -65,14 +66,23 @@ def _resources(directory: Path, stack: ExitStack) -> Resources:
     return Resources(store, vault, Artifacts(str(directory / "artifacts")))
 
 
+SIZES = {"small": 100, "large": 20_000}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where there are a small store and a large one, to be copied."""
+    path = tmp_path_factory.mktemp("made")
+    for name, count in SIZES.items():
+        _load(path / name, count)
+    return path
+
+
 @pytest.fixture
-def stores(tmp_path: Path) -> Iterator[tuple[Resources, Resources]]:
+def stores(made: Path, tmp_path: Path) -> Iterator[tuple[Resources, Resources]]:
     """A small store and a large one."""
-    sizes = {"small": 100, "large": 20_000}
-    for name, count in sizes.items():
-        _load(tmp_path / name, count)
     with ExitStack() as stack:
-        small, large = (_resources(tmp_path / name, stack) for name in sizes)
+        small, large = (_resources(Path(shutil.copytree(made / name, tmp_path / name)), stack) for name in SIZES)
         yield small, large
 
 
