@@ -32,11 +32,19 @@ class Authority:
         self.path = str(directory / f"{name}.pem")
         Path(self.path).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, days: float = 1, begins_in_days: float = -2, password: bytes | None = None) -> Files:
-        """Write a certificate for localhost and 127.0.0.1, that ends in so many days, and its key."""
+    def issue(
+        self,
+        name: str,
+        *,
+        days: float = 1,
+        begins_in_days: float = -2,
+        password: bytes | None = None,
+        host: str = "127.0.0.1",
+    ) -> Files:
+        """Write a certificate for localhost and an address, that ends in so many days, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._built(subject, key.public_key(), days=days, begins_in_days=begins_in_days)
+        certificate = self._built(subject, key.public_key(), days=days, begins_in_days=begins_in_days, host=host)
         files = Files(str(self._directory / f"{name}.crt"), str(self._directory / f"{name}.key"))
         Path(files.cert).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
@@ -53,6 +61,7 @@ class Authority:
         days: float,
         begins_in_days: float = -2,
         is_authority: bool = False,
+        host: str = "",
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
@@ -66,6 +75,6 @@ class Authority:
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
         )
         if not is_authority:
-            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(host))]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from daemon.support import own_address
 
 from cli.support import Daemon, Shell
 from stigmer.daemon.info import read_daemon_info
@@ -47,17 +48,19 @@ def test_status_tells_how_the_daemon_is(shell: Shell) -> None:
         "Error: no daemon runs on data directory ~/.stigmer/data",
         "Hint: stigmer daemon --detach",
     ]
-    daemon = Daemon(shell)
+    address = own_address()
+    daemon = Daemon(shell, where=("--listen", address))
     try:
         status = json.loads(shell.run("daemon", "status", "-o", "json").stdout)
         assert (status["pid"], status["listen"]) == (daemon.process.pid, [daemon.address])
         by_address = shell.run("daemon", "status", "--addr", daemon.address, STIGMER_DATA_DIR="").stdout
         assert by_address.startswith(f"stigmer 0.1.0  pid {daemon.process.pid}  up ")
-        assert f"grpc    {daemon.address}" in by_address.splitlines()
+        assert daemon.address == address
+        assert f"grpc    {address}" in by_address.splitlines()
     finally:
         daemon.stop()
-    gone = shell.run("daemon", "status", "--addr", daemon.address, code=3, STIGMER_DATA_DIR="")
-    assert gone.stderr.startswith(f"Error: no daemon runs at {daemon.address}\n")
+    gone = shell.run("daemon", "status", "--addr", address, code=3, STIGMER_DATA_DIR="")
+    assert gone.stderr.startswith(f"Error: no daemon runs at {address}\n")
 
 
 def test_a_detached_daemon_outlives_the_command_and_is_stopped_by_another(shell: Shell) -> None:

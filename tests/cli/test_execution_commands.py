@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+from daemon.support import own_address
 
 import stigmer
 from cli.runner import COMPLETED, FAILED, IN_PROGRESS, next_execution, recorded, report
@@ -137,8 +138,7 @@ def test_a_growing_message_is_one_text_on_the_terminal(shared: Shell, client: Cl
 
 def test_following_survives_a_daemon_that_is_killed(shell: Shell) -> None:
     """kill -9 and a new start on the same address: nothing is lost and nothing comes twice."""
-    # Not a port, which somebody else may have been given when the daemon comes back.
-    daemon = Daemon(shell, where=("--listen", f"unix:{shell.home}/s"))
+    daemon = Daemon(shell, where=("--listen", own_address()))
     shell.run("apply", "-f", "-", stdin=AGENT.encode())
     id = created(shell)
     statuses = recorded("tools")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from certificates import Authority
-from daemon.support import DaemonProcess
+from daemon.support import DaemonProcess, own_address
 
 import stigmer.aio
 from stigmer.client import connect
@@ -176,12 +175,12 @@ def test_certificates_that_a_client_cannot_use(tmp_path: Path) -> None:
 
 def test_a_client_rides_through_restarts_with_tls_and_a_token(tmp_path: Path) -> None:
     """Calls, streams and tails of both clients, over a kill and a stop; nothing is lost, doubled or left out."""
+    address = own_address()
     authority = Authority(tmp_path)
-    served, own = authority.issue("daemon"), authority.issue("client")
+    served, own = authority.issue("daemon", host=address.partition(":")[0]), authority.issue("client")
     access = AccessOptions(Auth.TOKEN, None, served.cert, served.key, authority.path)
     tls = Tls(authority.path, own.cert, own.key)
     data = tmp_path / "data"
-    address = f"127.0.0.1:{free_port()}"
 
     async def run() -> None:
         process = DaemonProcess(data, address, access=access)
@@ -212,7 +211,7 @@ def test_a_client_rides_through_restarts_with_tls_and_a_token(tmp_path: Path) ->
 def test_a_daemon_that_comes_back_with_another_token(tmp_path: Path) -> None:
     """A client that had the old one is told, on its next call and on its tail, instead of trying for ever."""
     data = tmp_path / "data"
-    address = f"127.0.0.1:{free_port()}"
+    address = own_address()
 
     async def run() -> None:
         with DaemonProcess(data, address, access=AccessOptions(Auth.TOKEN)) as process:
@@ -234,11 +233,3 @@ def test_a_daemon_that_comes_back_with_another_token(tmp_path: Path) -> None:
             await client.close()
 
     asyncio.run(run())
-
-
-def free_port() -> int:
-    """Give a port that nobody has now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +22,8 @@ from stigmer.config import AccessOptions, Limits, StoreOptions
 from stigmer.daemon.lifecycle import DaemonInfo, DaemonOptions
 
 ANY_PORT = "127.0.0.1:0"
+
+_numbers = itertools.count()
 
 PROGRAM = """
 import os
@@ -37,6 +43,20 @@ try:
 except StigmerError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
+
+
+def own_address() -> str:
+    """Give an address over TCP for a daemon that comes back to it: between its lives nobody else is given it.
+
+    On Linux all of 127.0.0.0/8 is this machine, and no port below 32768 is given out; elsewhere it is a port that is
+    free now.
+    """
+    if sys.platform == "linux":
+        host = ipaddress.IPv4Address((127 << 24) + (1 << 16) + os.getpid() % (254 << 16))
+        return f"{host}:{20_000 + next(_numbers) % 10_000}"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 class DaemonProcess:
@@ -93,7 +113,8 @@ class DaemonProcess:
         if self._process.pid == self.pid:
             self._process.send_signal(number)
         else:  # what was started has started it, and waits for it
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -125,9 +146,11 @@ class DaemonProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
+        if isinstance(self._process, Forked):
+            self._process.kill()  # nobody else is in its session, and its number may be another's already
+        elif self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
         if kind is not None:
             print(f"--- the daemon's stderr ---\n{self.read_stderr()}")
         self._close_pipes()
