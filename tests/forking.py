@@ -109,6 +109,7 @@ class Forked:
     def communicate(self, timeout: float) -> tuple[bytes, bytes]:
         """Read what it writes up to its end; it is killed after `timeout` seconds: `subprocess.TimeoutExpired`."""
         late = threading.Event()
+        until = time.monotonic() + timeout
         end = threading.Timer(timeout, lambda: (late.set(), self.kill()))
         written: list[bytes] = []
         reader = threading.Thread(target=lambda: written.append(self.stderr.read()))
@@ -118,12 +119,18 @@ class Forked:
             with self.stdout:
                 output = self.stdout.read()
             reader.join()
-            self.wait()
+            _stop(end)  # it and this thread must not both be told of the end
+            try:
+                self.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                late.set()
+                self.kill()
+                self.wait()
         except BaseException:
+            _stop(end)
             self.kill()
             raise
         finally:
-            end.cancel()
             reader.join()
             self.stderr.close()
         if late.is_set():
@@ -140,6 +147,12 @@ def run(program: str, *arguments: object, seconds_max: float = 240) -> subproces
     process = Forked(program, *words)
     output, errors = process.communicate(seconds_max)
     return subprocess.CompletedProcess(process.args, process.wait(), output.decode(), errors.decode())
+
+
+def _stop(timer: threading.Timer) -> None:
+    """Have a timer be over, whether its time had come or not."""
+    timer.cancel()
+    timer.join()
 
 
 def _input(content: bytes | None) -> int:

@@ -111,3 +111,19 @@ def test_a_forked_process_ends_with_the_one_that_started_it(tmp_path: Path, kill
     ):
         assert held.read() == b""  # it is at its end when nobody has it open any more
     assert process.returncode == -signal.SIGKILL
+
+
+LETS_GO = """
+import os, signal
+os.close(1)
+os.close(2)
+signal.pause()
+"""
+
+
+def test_a_forked_process_that_writes_no_more_and_goes_on_is_killed() -> None:
+    """Its end is waited for no longer than what it writes."""
+    process = Forked(LETS_GO)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(0.5)
+    assert process.wait() == -signal.SIGKILL
