@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from stigmer.log.lineages import Entry
 from stigmer.log.log import Log
 
 _MEMORY = Path("/dev/shm")
+_PREFIX = "stigmer-faults-"
 _WORDS = (
     b"the agent read a file and ran a tool; its answer was long, and the next step of the plan came after it; "
     b"nothing was lost, for what had been acknowledged stood on the disk. "
@@ -26,8 +28,17 @@ _WORDS = (
 @contextmanager
 def quick_folder(otherwise: Path) -> Iterator[Path]:
     """Give an empty folder, in memory where there is such a place: for faults to which it is the same."""
-    with tempfile.TemporaryDirectory(prefix="stigmer-faults-", dir=_MEMORY if _MEMORY.is_dir() else otherwise) as made:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=_MEMORY if _MEMORY.is_dir() else otherwise) as made:
+        mark = otherwise / f"to-{Path(made).name}"
+        mark.symlink_to(made)
         yield Path(made)
+        mark.unlink()
+
+
+def remove_quick_folders(below: Path) -> None:
+    """Remove the folders in memory of processes that worked below a folder and were killed."""
+    for mark in below.rglob(f"to-{_PREFIX}*"):
+        shutil.rmtree(mark.readlink(), ignore_errors=True)
 
 
 class Growing:

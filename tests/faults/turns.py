@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from faults import bugs
+from faults.logs import remove_quick_folders
 from faults.scenario import Failed, Tally, Turn
 from faults.scenarios import BY_NAME
 from stigmer.errors import StigmerError
@@ -61,6 +62,7 @@ def take(scenario: str, seed: int, amount: int, scratch: Path, *, keep: bool = F
     except Exception:
         failure = traceback.format_exc()
     seconds = time.monotonic() - started
+    remove_quick_folders(directory)
     if not (failure and keep):
         shutil.rmtree(directory, ignore_errors=True)
     return Outcome(
