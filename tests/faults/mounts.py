@@ -45,6 +45,8 @@ class Disk:
         _call(_LIBC.unshare(_CLONE_NEWNS), "unshare")
         _call(_LIBC.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "make mounts private")
         self._root = -1
+        self.journals_data = False
+        """Whether bytes of files go through its journal, as it is mounted."""
         self._device, self._loop = _attach(image)
         self.format()
 
@@ -68,6 +70,7 @@ class Disk:
         """Mount it, when the machine has begun anew; or in the same boot, after the disk was taken out and put back."""
         _call(_LIBC.mount(self._device.encode(), bytes(self.path), b"ext4", 0, options.encode() or None), "mount")
         self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        self.journals_data = "data=journal" in options
         if machine_has_begun_anew:
             boot()
 
