@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,7 +18,9 @@ from stigmer import config, wire
 from stigmer.artifacts import Artifacts
 from stigmer.client import connect
 from stigmer.config import StoreOptions
+from stigmer.daemon.commit_queue import Settle
 from stigmer.daemon.server import Server
+from stigmer.daemon.write_streams import _Stream
 from stigmer.pb import log_pb2, store_pb2
 from stigmer.resources.verbs import Resources
 from stigmer.store import Store
@@ -205,6 +208,30 @@ def test_a_caller_that_does_not_read_its_answers(daemon: DaemonProcess, channel:
         for answer in call:
             answered = store_pb2.WriteResponse.FromString(answer).answered
         assert answered == count * 1_000
+
+
+def test_a_message_of_many_commits_is_taken_as_far_as_there_is_room() -> None:
+    """What is unanswered is bounded within a message, too: the rest of it waits for answers to go out."""
+    settles: list[Settle] = []
+
+    async def submit(payload: bytes, settle: Settle) -> None:
+        settles.append(settle)
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"\x0a\x00" * config.WRITE_COMMITS_MAX
+
+    async def serve() -> int:
+        unused: Any = None
+        stream = asyncio.create_task(_Stream(unused, submit, unused).serve(requests(), unused))
+        taken = -1
+        while taken < len(settles):
+            taken = len(settles)
+            await asyncio.sleep(0.05)
+        stream.cancel()
+        await asyncio.wait([stream])
+        return taken
+
+    assert asyncio.run(serve()) == config.WRITE_BYTES_MAX // config.COMMIT_OVERHEAD_BYTES + 1
 
 
 def test_a_full_queue_holds_a_stream_up(tmp_path: Path) -> None:
